@@ -1,0 +1,120 @@
+# The commands of the project. `make demo` and `make test` install what they need, on Debian as root.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -o pipefail -ec
+.DEFAULT_GOAL := build
+
+GO      ?= go
+BINARY  := bin/fractal-lazy
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+COMMIT  := $(shell git rev-parse HEAD 2>/dev/null)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+
+# The tests mount file systems, so a package needs its memory and its loop devices: no more at once than there are cores, and not many.
+TESTP       ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n > 4 ? 4 : n)))
+TESTTIMEOUT ?= 20m
+TESTFLAGS   ?=
+PKG         ?= ./...
+SUMMARY     ?=
+FUZZTIME    ?= 30s
+
+# The managed plugin: its name in Docker, what it is built for, and the certificates that it trusts.
+PLUGIN ?= fractal-lazy
+ARCH   ?= $(shell $(GO) env GOARCH)
+CERTS  ?= /etc/ssl/certs/ca-certificates.crt
+DOCKER ?= docker
+
+PLUGINDIR = build/plugin/$(ARCH)
+
+PREFIX ?= /usr/local
+UNITS  ?= /etc/systemd/system
+
+.PHONY: build test test-docker demo demo-short bench-mount bench-snapshot fuzz deps vet clean plugin plugin-rootfs plugin-push install uninstall crash crash-short
+
+## build: bin/fractal-lazy, one static file
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o $(BINARY) .
+
+## deps: install what the tests and the demo need
+deps:
+	@.ci/install
+
+## test: every test, with the race detector, on real file systems
+test: deps build
+	$(GO) vet ./...
+	$(GO) test -json -race -count=1 -timeout $(TESTTIMEOUT) -p $(TESTP) $(TESTFLAGS) $(PKG) | $(GO) run .ci/summary.go $(if $(SUMMARY),-file $(SUMMARY))
+
+## test-docker: the plugin in real Docker engines, which the tests start for themselves
+test-docker:
+	@.ci/install docker.io busybox-static iproute2 docker-registry docker-compose
+	$(GO) test -json -tags docker -count=1 -timeout $(TESTTIMEOUT) $(TESTFLAGS) ./tests/docker | $(GO) run .ci/summary.go $(if $(SUMMARY),-file $(SUMMARY))
+
+## plugin-rootfs: build/plugin/ARCH, what `docker plugin create` takes; ARCH=arm64 builds for that
+plugin-rootfs:
+	@[ -r $(CERTS) ] || { echo "No certificates in $(CERTS): apt-get install ca-certificates, or say CERTS=FILE" >&2; exit 1; }
+	rm -rf $(PLUGINDIR)
+	install -D -m 644 $(CERTS) $(PLUGINDIR)/rootfs/etc/ssl/certs/ca-certificates.crt
+	CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o $(PLUGINDIR)/rootfs/fractal-lazy .
+	install -m 644 config.json $(PLUGINDIR)/config.json
+
+## plugin: make the managed plugin PLUGIN in the engine that DOCKER_HOST names, not yet enabled
+plugin: plugin-rootfs
+	$(DOCKER) plugin create $(PLUGIN) $(PLUGINDIR)
+	@echo "Next: docker plugin set $(PLUGIN) FRACTAL_HIVE=URL FRACTAL_IPFS=URL FRACTAL_TOKEN=TOKEN && docker plugin enable $(PLUGIN)"
+
+## plugin-push: the same, and push it to the registry in its name; PLUGIN=registry.example.org/fractal-lazy:1.0
+plugin-push: plugin
+	$(DOCKER) plugin push $(PLUGIN)
+
+## install: the binary and a systemd service, for hosts without the managed plugin
+install: build
+	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/fractal-lazy
+	install -d -m 755 $(DESTDIR)$(UNITS)
+	sed 's|@BIN@|$(PREFIX)/bin|' systemd/fractal-lazy.service >$(DESTDIR)$(UNITS)/fractal-lazy.service
+	chmod 644 $(DESTDIR)$(UNITS)/fractal-lazy.service
+	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
+	@echo "Next: systemctl enable --now fractal-lazy"
+
+## uninstall: take both away; volumes stay
+uninstall:
+	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl disable --now fractal-lazy || true; fi
+	rm -f $(DESTDIR)$(PREFIX)/bin/fractal-lazy $(DESTDIR)$(UNITS)/fractal-lazy.service
+
+## demo: a database fails over to another machine, and answers at once
+demo: deps build
+	$(GO) run ./tests/demo -binary $(BINARY)
+
+## demo-short: the same with a quarter of the data
+demo-short: deps build
+	$(GO) run ./tests/demo -binary $(BINARY) -short
+
+## bench-mount: how long mounting takes, with 1,000 files and with 100,000
+bench-mount: deps build
+	$(GO) run ./tests/bench/mount -binary $(BINARY)
+
+## bench-snapshot: what a snapshot costs after a change, beside btrfs send, restic and borg (BENCH="-files 100000 -big 2048" for more)
+bench-snapshot: deps
+	@type restic borg zstd openssl >/dev/null 2>&1 || apt-get -qq install -y --no-install-recommends restic borgbackup zstd openssl || true
+	$(GO) build -o build/bench-snapshot ./tests/bench/snapshot
+	build/bench-snapshot $(BENCH)
+
+## crash: 2,000 crashes of a half-fetched volume, each mounted and compared; then each rule switched off, which has to be found
+crash: deps
+	$(GO) run -tags crashtest ./tests/crash -images 2000 -rules 400
+
+## crash-short: the same with 200
+crash-short: deps
+	$(GO) run -tags crashtest ./tests/crash -images 200
+
+## fuzz: every fuzz target for FUZZTIME
+fuzz:
+	@for pkg in $$($(GO) list ./...); do \
+		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+			echo "== $$pkg $$f"; \
+			$(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg; \
+		done; \
+	done
+
+## clean: remove what was built
+clean:
+	rm -rf bin build

@@ -1,0 +1,168 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"fractal-lazy/plugin/control"
+	"fractal-lazy/volume"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) snapshotCommand() *cobra.Command {
+	var wait bool
+	c := &cobra.Command{
+		Use:               "snapshot VOLUME",
+		Short:             "Take a snapshot now",
+		Long:              "Takes a snapshot, which is uploaded in the background. With --wait the command ends when it is published.",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeVolumes,
+		RunE: func(c *cobra.Command, args []string) error {
+			p := a.progress()
+			s, err := a.client().Snapshot(c.Context(), args[0], wait, p.show)
+			p.end()
+			if err != nil {
+				return err
+			}
+			return a.print(s, func(w io.Writer) { tellSnapshot(w, s) })
+		},
+	}
+	c.Flags().BoolVar(&wait, "wait", false, "until it is published")
+	return c
+}
+
+func (a *app) flushCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "flush VOLUME",
+		Short: "Publish everything that was written until now",
+		Long: `Takes a snapshot, uploads it, and waits until the Hive has accepted it. When the command ends with 0, another machine that mounts the volume has
+everything that was written before. An upload that fails is tried again until it succeeds.`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeVolumes,
+		RunE: func(c *cobra.Command, args []string) error {
+			p := a.progress()
+			s, err := a.client().Flush(c.Context(), args[0], p.show)
+			p.end()
+			if err != nil {
+				return err
+			}
+			return a.print(s, func(w io.Writer) { tellSnapshot(w, s) })
+		},
+	}
+}
+
+func tellSnapshot(w io.Writer, s volume.SnapshotInfo) {
+	switch {
+	case s.Unchanged:
+		fmt.Fprintf(w, "nothing changed since generation %d\n", s.Generation)
+	case s.Remote:
+		fmt.Fprintf(w, "generation %d published, %s new\n", s.Generation, humanize.IBytes(s.Size))
+	case s.Local != "":
+		fmt.Fprintf(w, "snapshot %s taken, not published yet\n", s.Local)
+	default:
+		fmt.Fprintln(w, "nothing to take a snapshot of")
+	}
+}
+
+func (a *app) snapshotsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:               "snapshots VOLUME",
+		Short:             "List the snapshots of a volume, at the Hive and here",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeVolumes,
+		RunE: func(c *cobra.Command, args []string) error {
+			all, err := a.client().Snapshots(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return a.print(all, func(w io.Writer) { listSnapshots(w, all) })
+		},
+	}
+}
+
+func listSnapshots(w io.Writer, all []volume.SnapshotInfo) {
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(t, "GENERATION\tCREATED\tADDED\tTOTAL\tWHERE\tMACHINE\tHASH")
+	for _, s := range all {
+		generation, where := fmt.Sprint(s.Generation), "hive"
+		switch {
+		case !s.Remote:
+			generation, where = "-", "here"
+			if s.Note != "" {
+				where += " (" + s.Note + ")"
+			}
+		case s.Local != "":
+			where = "hive, here"
+		}
+		hash := s.Hash
+		if len(hash) > 16 {
+			hash = hash[:16]
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", generation, s.Created.UTC().Format(time.RFC3339),
+			humanize.IBytes(s.Size), humanize.IBytes(s.SizeTotal), where, s.Machine, hash)
+	}
+	t.Flush()
+}
+
+func (a *app) hydrateCommand() *cobra.Command {
+	var wait, pause, resume bool
+	var rate string
+	c := &cobra.Command{
+		Use:   "hydrate VOLUME",
+		Short: "Fetch everything of a mounted volume, or pause, resume or slow that down",
+		Long: `Fetches everything of a mounted volume that is not here yet, whatever its option prefetch says. With --wait the command ends with 0 only when all is
+here; then the volume needs no network. --pause and --rate concern the background; what an application reads is fetched all the same. They hold until
+the volume is unmounted.`,
+		Example: `  fractal-lazy hydrate --wait db
+  fractal-lazy hydrate --rate 10MiB db`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeVolumes,
+		RunE: func(c *cobra.Command, args []string) error {
+			r := control.HydrateRequest{Wait: wait}
+			if pause && resume {
+				return usage(c, errors.New("--pause and --resume cannot go together"))
+			}
+			if pause && wait {
+				return usage(c, errors.New("--pause and --wait cannot go together: it would never be done"))
+			}
+			if pause || resume {
+				r.Pause = &pause
+			}
+			if c.Flags().Changed("rate") {
+				n, err := humanize.ParseBytes(rate)
+				if err != nil {
+					return usage(c, fmt.Errorf("--rate %q is not a size, such as 10MiB", rate))
+				}
+				r.Rate = &n
+			}
+			p := a.progress()
+			v, err := a.client().Hydrate(c.Context(), args[0], r, p.show)
+			p.end()
+			if err != nil {
+				return err
+			}
+			return a.print(v, func(w io.Writer) { tellHydration(w, v) })
+		},
+	}
+	c.Flags().BoolVar(&wait, "wait", false, "until everything is here")
+	c.Flags().BoolVar(&pause, "pause", false, "stop fetching in the background")
+	c.Flags().BoolVar(&resume, "resume", false, "go on after --pause")
+	c.Flags().StringVar(&rate, "rate", "", "most bytes a second for the background; 0: without limit")
+	return c
+}
+
+func tellHydration(w io.Writer, v volume.Info) {
+	switch {
+	case v.BytesRemote == 0 && v.FilesRemote == 0 && v.State != volume.StateHydrating:
+		fmt.Fprintf(w, "%s is complete: %s in %d files\n", v.Name, humanize.IBytes(v.BytesTotal), v.FilesTotal)
+	case v.Paused:
+		fmt.Fprintf(w, "%s is paused: %s of %s is remote\n", v.Name, humanize.IBytes(v.BytesRemote), humanize.IBytes(v.BytesTotal))
+	default:
+		fmt.Fprintf(w, "%s is being fetched: %s of %s is remote\n", v.Name, humanize.IBytes(v.BytesRemote), humanize.IBytes(v.BytesTotal))
+	}
+}

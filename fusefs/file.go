@@ -1,0 +1,155 @@
+package fusefs
+
+import (
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// Open is FUSE_OPEN. The kernel has made O_CREAT and O_EXCL, and all checks of permission; O_TRUNC is ours (ATOMIC_O_TRUNC).
+func (f *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	c := f.begin("open", cancel, &in.InHeader)
+	return c.end(f.open(c, c.ino, in.Flags, in.Mode&fuse.OPEN_KILL_SUIDGID != 0, out))
+}
+
+func (f *FS) open(c *call, ino uint64, flags uint32, kill bool, out *fuse.OpenOut) error {
+	write := flags&unix.O_ACCMODE != unix.O_RDONLY
+	if write && f.fenced.Load() {
+		return ErrFenced
+	}
+	truncate := flags&unix.O_TRUNC != 0
+	n, err := f.acquire(c, ino, write || truncate, flags&unix.O_APPEND != 0)
+	if err != nil {
+		return err
+	}
+	if truncate {
+		if err := f.truncate(c, n, 0, kill, true); err != nil {
+			f.drop(n)
+			return err
+		}
+	}
+	// Such an open gets passthrough only beside handles that have it (mode.go). Its writes are then acknowledged
+	// without asking us, so what has to be committed before them is committed here.
+	if write && syncs(flags) && !f.res.Complete() {
+		if err := f.res.Sync(c, n.fdR, func() error { return nil }); err != nil {
+			f.drop(n)
+			return err
+		}
+	}
+	f.opened(n, flags, write, out)
+	return nil
+}
+
+// opened makes n, whose reference it takes, an open handle.
+func (f *FS) opened(n *node, flags uint32, write bool, out *fuse.OpenOut) {
+	h := &handle{node: n, write: write}
+	f.enterMode(h, flags, out)
+	f.handles.add(h)
+	out.Fh = h.id
+}
+
+// Release is FUSE_RELEASE.
+func (f *FS) Release(cancel <-chan struct{}, in *fuse.ReleaseIn) {
+	c := f.begin("release", cancel, &in.InHeader)
+	if h := f.handles.remove(in.Fh); h != nil {
+		f.closeHandle(h)
+	}
+	c.end(nil)
+}
+
+// Create is FUSE_CREATE: the kernel knows of no such name, and holds the directory.
+func (f *FS) Create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
+	c := f.begin("create", cancel, &in.InHeader)
+	return c.end(f.create(c, in, name, out))
+}
+
+func (f *FS) create(c *call, in *fuse.CreateIn, name string, out *fuse.CreateOut) error {
+	fd := -1
+	err := f.make(c, &in.InHeader, name, in.Mode&^unix.S_IFMT, in.Umask, &out.EntryOut, func(dirfd int, mode uint32) (err error) {
+		fd, err = unix.Openat(dirfd, name, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_NOFOLLOW|unix.O_LARGEFILE|unix.O_CLOEXEC, mode)
+		return err
+	})
+	if err == unix.EEXIST && in.Flags&unix.O_EXCL == 0 {
+		return f.createExisting(c, in, name, out)
+	}
+	if err != nil {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+		return err
+	}
+	f.made(fd, in, out)
+	return nil
+}
+
+// made makes the new file fd, whose entry out describes, an open handle.
+func (f *FS) made(fd int, in *fuse.CreateIn, out *fuse.CreateOut) {
+	n := f.adopt(out.Attr.Ino, fd)
+	f.opened(n, in.Flags, in.Flags&unix.O_ACCMODE != unix.O_RDONLY, &out.OpenOut)
+	out.SetAttrTimeout(0) // it is about to be written
+}
+
+// createExisting opens a file that came into being since the kernel looked.
+func (f *FS) createExisting(c *call, in *fuse.CreateIn, name string, out *fuse.CreateOut) error {
+	var st unix.Statx_t
+	if err := f.lookup(c, c.ino, name, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return unix.EEXIST // the kernel looks again and follows what is there
+	}
+	if err := f.open(c, st.Ino, in.Flags, in.OpenFlags&fuse.OPEN_KILL_SUIDGID != 0, &out.OpenOut); err != nil {
+		return err
+	}
+	err := f.statIno(st.Ino, &st)
+	if err != nil {
+		if h := f.handles.remove(out.Fh); h != nil {
+			f.closeHandle(h)
+		}
+		return err
+	}
+	f.fillEntry(&out.EntryOut, &st)
+	return nil
+}
+
+// Tmpfile is FUSE_TMPFILE: a file without a name, which may get one by link (unless O_EXCL).
+func (f *FS) Tmpfile(cancel <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
+	c := f.begin("tmpfile", cancel, &in.InHeader)
+	return c.end(f.tmpfile(c, in, out))
+}
+
+func (f *FS) tmpfile(c *call, in *fuse.CreateIn, out *fuse.CreateOut) error {
+	if err := f.roomForInode(); err != nil {
+		return err
+	}
+	dirfd, err := f.tree.Open(c.ino, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(dirfd)
+	fd := -1
+	err = f.change(func() error {
+		mode, add := f.masked(dirfd, in.Mode&^unix.S_IFMT, in.Umask)
+		err := f.as(in.Uid, in.Gid, func() (err error) {
+			flags := unix.O_TMPFILE | unix.O_RDWR | unix.O_LARGEFILE | unix.O_CLOEXEC | int(in.Flags&unix.O_EXCL)
+			fd, err = unix.Openat(dirfd, ".", flags, mode)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		return addModeFD(fd, add)
+	})
+	var st unix.Statx_t
+	if err == nil {
+		err = f.stat(fd, "", &st)
+	}
+	if err != nil {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+		return err
+	}
+	f.fillEntry(&out.EntryOut, &st)
+	f.made(fd, in, out)
+	return nil
+}

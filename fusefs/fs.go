@@ -1,0 +1,293 @@
+package fusefs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// rootIno is the inode number of a BTRFS subvolume's root directory, which the
+// FUSE protocol calls 1. No file of a subvolume has a number below 257.
+const rootIno = 256
+
+const maxWrite = 1 << 20
+
+// FS is a mounted file system. Its exported methods may be called from many goroutines at once.
+type FS struct {
+	fuse.RawFileSystem // answers ENOSYS to what is left out; see ops.go
+
+	tree       Tree
+	res        Residency
+	opt        Options
+	mountpoint string
+	server     *fuse.Server
+	ident      identity
+	dev        uint64 // st_dev of the subvolume
+	magic      bool   // the kernel negotiated FUSE_PASSTHROUGH
+
+	passOff atomic.Bool // passthrough was refused for good
+	fenced  atomic.Bool
+
+	// ctx ends when the connection is gone or given up: nothing waits longer.
+	ctx    context.Context
+	cancel context.CancelFunc
+	calls  sync.WaitGroup // watchers of interrupted requests
+	done   chan struct{}  // closed when serving has ended and everything is closed
+
+	// gate is held shared by each change of the tree, only for as long as the
+	// system calls of that change take, never while a fetch is waited for;
+	// Freeze holds it alone. Innermost of all locks.
+	gate sync.RWMutex
+
+	handles handles
+	nodes   nodes
+	victims victims
+}
+
+var _ fuse.RawFileSystem = (*FS)(nil)
+
+// Mount shows tree at mountpoint, an existing directory, and serves it until it
+// is unmounted. tree and res have to outlive the mount: close them after Wait.
+// The calling process must not use files below mountpoint itself.
+func Mount(tree Tree, res Residency, mountpoint string, opt Options) (*FS, error) {
+	opt = opt.withDefaults()
+	mountpoint, err := filepath.Abs(mountpoint)
+	if err != nil {
+		return nil, fmt.Errorf("mount: %w", err)
+	}
+	ident, err := loadIdentity()
+	if err != nil {
+		return nil, fmt.Errorf("mount: %w", err)
+	}
+	var st unix.Statx_t
+	if err := unix.Statx(tree.RootFD(), "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS, &st); err != nil {
+		return nil, fmt.Errorf("mount: root of the tree: %w", err)
+	}
+	if st.Ino != rootIno {
+		return nil, fmt.Errorf("mount: inode %d is not the root of a BTRFS subvolume: %w", st.Ino, unix.EINVAL)
+	}
+	f := &FS{
+		RawFileSystem: fuse.NewDefaultRawFileSystem(),
+		tree:          tree, res: res, opt: opt, mountpoint: mountpoint, ident: ident,
+		dev:  unix.Mkdev(st.Dev_major, st.Dev_minor),
+		done: make(chan struct{}),
+	}
+	f.ctx, f.cancel = context.WithCancel(context.Background())
+	f.handles.byID = map[uint64]*handle{}
+	f.nodes.byIno = map[uint64]*node{}
+	f.passOff.Store(opt.NoPassthrough)
+	server, err := f.connect()
+	if err != nil {
+		f.cancel()
+		return nil, fmt.Errorf("mount %s: %w", mountpoint, err)
+	}
+	f.server = server
+	go f.serve()
+	return f, nil
+}
+
+// connect mounts, and keeps the connection out of child processes: the protocol
+// library opens it without O_CLOEXEC, and a child that holds it after our death makes every user of the mount wait for ever instead of failing.
+func (f *FS) connect() (*fuse.Server, error) {
+	syscall.ForkLock.RLock() // no child is started meanwhile
+	defer syscall.ForkLock.RUnlock()
+	server, err := fuse.NewServer(f, f.mountpoint, f.mountOptions())
+	if err != nil {
+		return nil, err
+	}
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return server, nil
+	}
+	for _, e := range fds {
+		if to, err := os.Readlink("/proc/self/fd/" + e.Name()); err != nil || to != "/dev/fuse" {
+			continue
+		}
+		if fd, err := strconv.Atoi(e.Name()); err == nil {
+			unix.CloseOnExec(fd)
+		}
+	}
+	return server, nil
+}
+
+// serve runs until the kernel has let go of the connection.
+func (f *FS) serve() {
+	defer close(f.done)
+	f.server.Serve()
+	f.cancel()
+	f.calls.Wait()
+	f.victims.close()
+	f.closeAll()
+}
+
+func (f *FS) mountOptions() *fuse.MountOptions {
+	o := &fuse.MountOptions{
+		AllowOther:               true,
+		Options:                  []string{"default_permissions"},
+		FsName:                   f.opt.FSName,
+		Name:                     "fractal-lazy",
+		MaxBackground:            64,
+		MaxWrite:                 maxWrite,
+		DirectMountStrict:        true,
+		DirectMountFlags:         unix.MS_MGC_VAL, // no flags: neither nosuid nor nodev
+		EnableAcl:                true,
+		EnableSymlinkCaching:     true,
+		ExplicitDataCacheControl: true,
+		Debug:                    f.opt.Debug,
+		Logger:                   log.New(logWriter{f}, "", 0),
+		PanicHandler: func(v any) fuse.Status {
+			f.opt.Log.Error().Interface("panic", v).Bytes("stack", debug.Stack()).Msg("a file system operation panicked")
+			return fuse.EIO
+		},
+		// Not CAP_ASYNC_DIO: with it the kernel waits for an O_DIRECT read without looking at
+		// signals, so a process that reads what cannot be fetched could not be killed.
+		ExtraCapabilities: fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_DONT_MASK | fuse.CAP_HANDLE_KILLPRIV_V2 |
+			fuse.CAP_SETXATTR_EXT | fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_EXPORT_SUPPORT,
+	}
+	if f.opt.ReadOnly {
+		o.DirectMountFlags |= unix.MS_RDONLY
+	}
+	if f.opt.NoPassthrough {
+		o.DisabledCapabilities |= fuse.CAP_PASSTHROUGH
+	}
+	return o
+}
+
+// logWriter carries the protocol library's few messages to our log.
+type logWriter struct{ f *FS }
+
+func (w logWriter) Write(p []byte) (int, error) {
+	w.f.opt.Log.Debug().Msg(strings.TrimSpace(string(p)))
+	return len(p), nil
+}
+
+// String names the file system type for the protocol library.
+func (f *FS) String() string { return "fractal-lazy" }
+
+// Init is called by the protocol library once the connection is negotiated.
+func (f *FS) Init(s *fuse.Server) {
+	f.magic = s.KernelSettings().Flags64()&fuse.CAP_PASSTHROUGH != 0
+	if !f.magic && !f.opt.NoPassthrough {
+		f.passOff.Store(true)
+		f.opt.Log.Warn().Msg("this kernel has no FUSE passthrough: all data goes through this process")
+	}
+}
+
+// Mountpoint is where the file system was mounted, as an absolute path.
+func (f *FS) Mountpoint() string { return f.mountpoint }
+
+// Unmount takes the mount away and waits until everything is closed. EBUSY
+// where a process still uses it; then it stays mounted. Calls after the first
+// success do nothing.
+func (f *FS) Unmount() error {
+	select {
+	case <-f.done:
+		return nil
+	default:
+	}
+	if err := f.server.Unmount(); err != nil && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("unmount %s: %w", f.mountpoint, err)
+	}
+	f.Wait()
+	return nil
+}
+
+// Detach takes the mount out of the name space at once. Processes that use it
+// go on; serving ends, and Wait returns, after the last of them has closed its files.
+func (f *FS) Detach() error {
+	select {
+	case <-f.done:
+		return nil
+	default:
+	}
+	if err := unix.Unmount(f.mountpoint, unix.MNT_DETACH); err != nil && err != unix.EINVAL {
+		return fmt.Errorf("detach %s: %w", f.mountpoint, err)
+	}
+	return nil
+}
+
+// Abort is Detach that also ends with EINTR every operation that waits for the Residency, now and later.
+func (f *FS) Abort() error {
+	f.cancel()
+	return f.Detach()
+}
+
+// Wait returns when serving has ended and all descriptors are closed.
+func (f *FS) Wait() { <-f.done }
+
+// Fence makes every change fail with EROFS from now on (true), or allows them
+// again. Files that are already open for writing in passthrough mode are out
+// of its reach: the kernel writes those without asking.
+func (f *FS) Fence(on bool) { f.fenced.Store(on) }
+
+// Freeze runs do while no change that goes through this process is under way.
+// A snapshot taken in do holds each write that completed before the call; for
+// those that the kernel passed through, dirty data is flushed first, since a
+// BTRFS snapshot may skip a block that is being rewritten. Reads go on; changes
+// wait, and hold locks of the Residency meanwhile: do must neither change the
+// tree through the mount nor ask the Residency.
+func (f *FS) Freeze(do func() error) error {
+	// The first flush takes the bulk while nobody has to wait.
+	if f.passthroughWriters() {
+		if err := unix.Syncfs(f.tree.RootFD()); err != nil {
+			return fmt.Errorf("freeze: flush: %w", err)
+		}
+	}
+	f.gate.Lock()
+	defer f.gate.Unlock()
+	if f.passthroughWriters() {
+		if err := unix.Syncfs(f.tree.RootFD()); err != nil {
+			return fmt.Errorf("freeze: flush: %w", err)
+		}
+	}
+	return do()
+}
+
+// change runs do, the system calls of one change of the tree, behind the gate. It must not be nested.
+func (f *FS) change(do func() error) error {
+	if f.opt.ReadOnly || f.fenced.Load() {
+		return ErrFenced
+	}
+	f.gate.RLock()
+	defer f.gate.RUnlock()
+	return do()
+}
+
+func nodeToIno(node uint64) uint64 {
+	if node == fuse.FUSE_ROOT_ID {
+		return rootIno
+	}
+	return node
+}
+
+func inoToNode(ino uint64) uint64 {
+	if ino == rootIno {
+		return fuse.FUSE_ROOT_ID
+	}
+	return ino
+}
+
+// hidden reports that name in directory ino is one of ours, which nobody sees.
+func hidden(ino uint64, name string) bool { return ino == rootIno && name == HiddenName }
+
+// checkName refuses what is no single name; the kernel sends none of these.
+func checkName(name string) error {
+	if name == "" || name == "." || name == ".." || strings.IndexByte(name, '/') >= 0 {
+		return syscall.EINVAL
+	}
+	return nil
+}
+
+func procPath(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }

@@ -1,0 +1,241 @@
+package fusefs
+
+import (
+	"context"
+	"errors"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// Read is FUSE_READ. The data goes from the page cache of the backing file to the kernel without passing our memory.
+func (f *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	c := f.begin("read", cancel, &in.InHeader)
+	h, err := f.handles.file(in.Fh)
+	if err != nil {
+		return nil, c.end(err)
+	}
+	if r := h.node.remote(); r != nil {
+		err := r.Read(c, in.Offset, uint64(in.Size))
+		if t, ok := r.(Through); ok && errors.Is(err, ErrNoSpace) {
+			n, err := t.ReadThrough(c, in.Offset, buf)
+			if err != nil {
+				return nil, c.end(err)
+			}
+			return fuse.ReadResultData(buf[:n]), c.end(nil)
+		}
+		if err != nil {
+			return nil, c.end(err)
+		}
+	}
+	return fuse.ReadResultFd(uintptr(h.node.fdR), int64(in.Offset), int(in.Size)), c.end(nil)
+}
+
+// Write is FUSE_WRITE. The offset is the kernel's also for O_APPEND: it holds
+// the size of the file, and the descriptor written to is not O_APPEND.
+func (f *FS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+	c := f.begin("write", cancel, &in.InHeader)
+	h, err := f.handles.file(in.Fh)
+	if err == nil && h.node.fdW < 0 {
+		err = unix.EBADF
+	}
+	if err != nil {
+		return 0, c.end(err)
+	}
+	n := h.node
+	if err := f.room(n.fdW, in.Offset, uint64(len(data))); err != nil {
+		return 0, c.end(err)
+	}
+	var written int
+	kill := in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0
+	do := func() error {
+		return f.change(func() error {
+			return f.maybePlain(kill, func() (err error) {
+				written, err = pwriteAll(n.fdW, data, int64(in.Offset))
+				return err
+			})
+		})
+	}
+	err = f.aroundWrite(c, n, in.Offset, uint64(len(data)), do)
+	if written > 0 {
+		err = nil // the rest is for the next write to fail on
+	}
+	return uint32(written), c.end(err)
+}
+
+// aroundWrite runs do, which writes [off, off+n) of nd, under its residency.
+func (f *FS) aroundWrite(ctx context.Context, nd *node, off, n uint64, do func() error) error {
+	if r := nd.remote(); r != nil {
+		return r.Write(ctx, off, n, do)
+	}
+	return do()
+}
+
+// pwriteAll writes all of p. After an error it returns what was written before it.
+func pwriteAll(fd int, p []byte, off int64) (int, error) {
+	done := 0
+	for done < len(p) {
+		n, err := unix.Pwrite(fd, p[done:], off+int64(done))
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return done, err
+		}
+		if n == 0 {
+			return done, unix.EIO
+		}
+		done += n
+	}
+	return done, nil
+}
+
+// Lseek is FUSE_LSEEK: SEEK_DATA and SEEK_HOLE, from the true content.
+func (f *FS) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
+	c := f.begin("lseek", cancel, &in.InHeader)
+	h, err := f.handles.get(in.Fh)
+	if err != nil {
+		return c.end(err)
+	}
+	if in.Whence != unix.SEEK_DATA && in.Whence != unix.SEEK_HOLE {
+		return c.end(unix.EINVAL)
+	}
+	if h.node == nil {
+		return c.end(unix.EINVAL)
+	}
+	if r := h.node.remote(); r != nil {
+		out.Offset, err = r.Seek(c, in.Offset, int(in.Whence))
+		return c.end(err)
+	}
+	off, err := unix.Seek(h.node.fdR, int64(in.Offset), int(in.Whence))
+	out.Offset = uint64(off)
+	return c.end(err)
+}
+
+// Fallocate is FUSE_FALLOCATE: preallocation, punching, zeroing. The kernel refuses the modes that BTRFS has not either.
+func (f *FS) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
+	c := f.begin("fallocate", cancel, &in.InHeader)
+	h, err := f.handles.file(in.Fh)
+	if err == nil && h.node.fdW < 0 {
+		err = unix.EBADF
+	}
+	if err != nil {
+		return c.end(err)
+	}
+	n := h.node
+	if in.Mode&unix.FALLOC_FL_PUNCH_HOLE == 0 {
+		if err := f.room(n.fdW, in.Offset, in.Length); err != nil {
+			return c.end(err)
+		}
+	}
+	do := func() error {
+		return f.change(func() error {
+			return f.maybePlain(!keepsSuid(n.fdW, in.Pid), func() error {
+				return unix.Fallocate(n.fdW, in.Mode, int64(in.Offset), int64(in.Length))
+			})
+		})
+	}
+	r := n.remote()
+	switch {
+	case r == nil:
+		err = do()
+	case in.Mode&(unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_ZERO_RANGE) != 0:
+		err = r.Punch(c, in.Offset, in.Length, do)
+	default:
+		err = r.Write(c, in.Offset, in.Length, do)
+	}
+	return c.end(err)
+}
+
+// copyAtOnce bounds what one copy_file_range of a file with missing parts fetches; the caller comes back for more.
+const copyAtOnce = 16 << 20
+
+// CopyFileRange is FUSE_COPY_FILE_RANGE: BTRFS shares whole blocks and copies the rest.
+func (f *FS) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
+	c := f.begin("copy_file_range", cancel, &in.InHeader)
+	n, err := f.copyRange(c, in)
+	return uint32(n), c.end(err)
+}
+
+func (f *FS) copyRange(c *call, in *fuse.CopyFileRangeIn) (int, error) {
+	src, err := f.handles.file(in.FhIn)
+	if err != nil {
+		return 0, err
+	}
+	dst, err := f.handles.file(in.FhOut)
+	if err != nil {
+		return 0, err
+	}
+	if dst.node.fdW < 0 {
+		return 0, unix.EBADF
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(src.node.fdR, &st); err != nil {
+		return 0, err
+	}
+	if in.OffIn >= uint64(st.Size) {
+		return 0, nil
+	}
+	// The answer has 32 bits; a multiple of the block keeps the copies shared.
+	n := min(in.Len, uint64(st.Size)-in.OffIn, 1<<31-1<<20)
+	if r := src.node.remote(); r != nil {
+		n = min(n, copyAtOnce)
+		if err := r.Read(c, in.OffIn, n); err != nil {
+			return 0, err
+		}
+	} else if dst.node.remote() != nil {
+		n = min(n, copyAtOnce)
+	}
+	if err := f.room(dst.node.fdW, in.OffOut, n); err != nil {
+		return 0, err
+	}
+	var copied int
+	err = f.aroundWrite(c, dst.node, in.OffOut, n, func() error {
+		return f.change(func() error {
+			return f.maybePlain(!keepsSuid(dst.node.fdW, in.Pid), func() (err error) {
+				offIn, offOut := int64(in.OffIn), int64(in.OffOut)
+				copied, err = unix.CopyFileRange(src.node.fdR, &offIn, dst.node.fdW, &offOut, int(n), 0)
+				return err
+			})
+		})
+	})
+	return copied, err
+}
+
+const fsyncDataOnly = 1 // FUSE_FSYNC_FDATASYNC
+
+// Fsync is FUSE_FSYNC.
+func (f *FS) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	c := f.begin("fsync", cancel, &in.InHeader)
+	h, err := f.handles.file(in.Fh)
+	if err != nil {
+		return c.end(err)
+	}
+	return c.end(f.sync(c, h.node.fdR, in.FsyncFlags))
+}
+
+// FsyncDir is FUSE_FSYNCDIR.
+func (f *FS) FsyncDir(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	c := f.begin("fsyncdir", cancel, &in.InHeader)
+	h, err := f.handles.get(in.Fh)
+	if err == nil && h.dir == nil {
+		err = unix.EBADF
+	}
+	if err != nil {
+		return c.end(err)
+	}
+	return c.end(f.sync(c, h.dir.fd, in.FsyncFlags))
+}
+
+func (f *FS) sync(c *call, fd int, flags uint32) error {
+	do := func() error {
+		if flags&fsyncDataOnly != 0 {
+			return unix.Fdatasync(fd)
+		}
+		return unix.Fsync(fd)
+	}
+	if f.res.Complete() {
+		return do()
+	}
+	return f.res.Sync(c, fd, do)
+}

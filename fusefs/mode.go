@@ -1,0 +1,158 @@
+package fusefs
+
+import (
+	"errors"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// The mode of an inode's handles.
+//
+// The kernel lets either cached handles or passthrough handles of one backing file be open on
+// an inode, never both: an open that breaks this fails with EIO. No handle can
+// change its mode. So the handles that are open decide:
+//
+//	passthrough handles open      the next one is passthrough, with the same backing id
+//	cached handles open           the next one is cached
+//	none open                     passthrough if the file is local for ever, else cached
+//
+// A file that becomes local while it is open thus turns to passthrough at the first open that finds no other handle.
+//
+// The kernel's pages of a cached inode stay valid from one open to the next, for nobody
+// changes the file behind it, except passthrough. So a cached handle keeps the pages
+// if the file cannot have been passed through yet, or other cached handles are open; else it drops them. At the turn to
+// passthrough the pages are given back, as nobody reads them any more.
+
+// nearlyFull is the free space below which a volume with a limit gives no new
+// passthrough to writers: the kernel would write past the limit without asking.
+const nearlyFull = 64 << 20
+
+// enterMode decides on the mode of h, a new handle with the open(2) flags, and sets out.
+func (f *FS) enterMode(h *handle, flags uint32, out *fuse.OpenOut) {
+	n := h.node
+	local := f.res.Complete() || n.remote() == nil
+	notify := false
+	n.mu.Lock()
+	switch {
+	case n.pass > 0:
+		h.pass = true
+	case n.cached > 0:
+	default:
+		h.pass = local && f.mayPass(n, h.write, flags) && f.registerLocked(n)
+		notify = h.pass && n.file != nil
+	}
+	if h.pass {
+		n.pass++
+		if h.write {
+			n.writers++
+		}
+		out.OpenFlags = fuse.FOPEN_PASSTHROUGH | fuse.FOPEN_NOFLUSH
+		out.BackingID = n.backing
+	} else {
+		n.cached++
+		if !local || n.cached > 1 || f.opt.NoPassthrough {
+			out.OpenFlags = fuse.FOPEN_KEEP_CACHE
+		}
+	}
+	n.mu.Unlock()
+	if notify {
+		// ENOENT, where the kernel has no such inode any more, is as good.
+		f.server.InodeNotify(inoToNode(n.ino), 0, 0)
+	}
+}
+
+// leaveMode ends what enterMode began.
+func (f *FS) leaveMode(h *handle) {
+	n := h.node
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !h.pass {
+		n.cached--
+		return
+	}
+	n.pass--
+	if h.write {
+		n.writers--
+	}
+	if n.pass == 0 {
+		f.unregisterLocked(n)
+	}
+}
+
+// mayPass reports whether the first handle of a local file may be passed through.
+func (f *FS) mayPass(n *node, write bool, flags uint32) bool {
+	if f.passOff.Load() {
+		return false
+	}
+	if !write {
+		return true
+	}
+	if free, limited := f.free(); limited && free < nearlyFull {
+		return false
+	}
+	// Each write of such a handle is an fsync, which the Residency has to see as long as it fills directories.
+	if syncs(flags) && !f.res.Complete() {
+		return false
+	}
+	// Passthrough writes always clear setuid and setgid bits; through us a privileged writer keeps them, as on BTRFS.
+	var st unix.Stat_t
+	return unix.Fstat(n.fdR, &st) == nil && st.Mode&(unix.S_ISUID|unix.S_ISGID) == 0
+}
+
+// registerLocked makes the node's file known to the kernel as backing file. The kernel opens
+// and writes it with the credentials of the thread that registers it: one without
+// CAP_FSETID, so that writes clear setuid and setgid bits.
+func (f *FS) registerLocked(n *node) bool {
+	if n.backing != 0 {
+		return true
+	}
+	fd := n.fdW
+	if fd < 0 {
+		fd = n.fdR
+	}
+	var id int32
+	err := f.plain(func() error {
+		var errno error
+		i, e := f.server.RegisterBackingFd(&fuse.BackingMap{Fd: int32(fd)})
+		if id = i; e != 0 {
+			errno = e
+		}
+		return errno
+	})
+	if err == nil && id > 0 {
+		n.backing = id
+		return true
+	}
+	// Out of memory or of descriptors passes; that the kernel does not want to does not.
+	for _, forever := range []error{unix.EPERM, unix.ENOTTY, unix.EOPNOTSUPP, unix.ENOSYS, unix.ELOOP, unix.EINVAL} {
+		if errors.Is(err, forever) && !f.passOff.Swap(true) {
+			f.opt.Log.Warn().Err(err).Msg("the kernel refuses passthrough: all data goes through this process")
+		}
+	}
+	return false
+}
+
+func (f *FS) unregisterLocked(n *node) {
+	if n.backing == 0 {
+		return
+	}
+	// After an unmount the connection has dropped all ids by itself.
+	f.server.UnregisterBackingFd(n.backing)
+	n.backing = 0
+}
+
+// passthroughWriters reports whether the kernel may be writing without us.
+func (f *FS) passthroughWriters() bool {
+	f.handles.mu.RLock()
+	defer f.handles.mu.RUnlock()
+	for _, h := range f.handles.byID {
+		if h.pass && h.write {
+			return true
+		}
+	}
+	return false
+}
+
+// syncs reports whether writes through a handle with the open(2) flags return only when the data is durable.
+func syncs(flags uint32) bool { return flags&(unix.O_SYNC|unix.O_DSYNC) != 0 }

@@ -1,0 +1,282 @@
+package fusefs
+
+import (
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// Names are resolved one at a time, relative to the descriptor of a directory that
+// was opened by inode number, and never through a symbolic link: whatever is
+// renamed meanwhile, an operation stays inside the subvolume.
+
+// directory opens directory ino with all of its names there.
+func (f *FS) directory(c *call, ino uint64, flags int) (int, error) {
+	if !f.res.Complete() {
+		if err := f.res.Fill(c, ino); err != nil {
+			return -1, err
+		}
+	}
+	return f.tree.Open(ino, flags|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC)
+}
+
+// fillVictim fills name in dirfd if it is a directory, which is about to be removed: whether it is empty has to be known.
+func (f *FS) fillVictim(c *call, dirfd int, name string) error {
+	if f.res.Complete() {
+		return nil
+	}
+	var st unix.Statx_t
+	if err := statAt(dirfd, name, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return nil // the removal itself says what is wrong
+	}
+	if unix.Mkdev(st.Dev_major, st.Dev_minor) != f.dev {
+		return nil
+	}
+	return f.res.Fill(c, st.Ino)
+}
+
+// Lookup is FUSE_LOOKUP. A name that does not exist is answered as an entry without inode, so that the kernel remembers it.
+func (f *FS) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+	c := f.begin("lookup", cancel, h)
+	var st unix.Statx_t
+	err := f.lookup(c, c.ino, name, &st)
+	switch err {
+	case nil:
+		f.fillEntry(out, &st)
+	case unix.ENOENT:
+		out.NodeId = 0
+		out.SetEntryTimeout(f.opt.Timeouts.Negative)
+		err = nil
+	}
+	return c.end(err)
+}
+
+func (f *FS) lookup(c *call, parent uint64, name string, st *unix.Statx_t) error {
+	// "." and ".." come when a file handle of ours (name_to_handle_at, NFS) is opened that the kernel has forgotten.
+	if name == "." {
+		return f.statHandle(parent, st)
+	}
+	if hidden(parent, name) {
+		return unix.ENOENT
+	}
+	if name == ".." {
+		dirfd, err := f.tree.Open(parent, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(dirfd)
+		if parent == rootIno {
+			return f.stat(dirfd, "", st)
+		}
+		up, err := unix.Openat(dirfd, "..", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(up)
+		return f.stat(up, "", st)
+	}
+	dirfd, err := f.directory(c, parent, unix.O_PATH)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(dirfd)
+	return f.stat(dirfd, name, st)
+}
+
+// statHandle is statIno for an inode reached by a file handle. One without a name is gone, unless a process has it open;
+// that we still hold it as a victim does not count.
+func (f *FS) statHandle(ino uint64, st *unix.Statx_t) error {
+	if err := f.statIno(ino, st); err != nil {
+		return err
+	}
+	if st.Nlink > 0 {
+		return nil
+	}
+	n := f.held(ino)
+	if n == nil {
+		return unix.ESTALE
+	}
+	f.drop(n)
+	return nil
+}
+
+// Forget is FUSE_FORGET: nothing is remembered, so nothing is forgotten.
+func (f *FS) Forget(node, nlookup uint64) {}
+
+// Readlink is FUSE_READLINK.
+func (f *FS) Readlink(cancel <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.Status) {
+	c := f.begin("readlink", cancel, h)
+	fd, release, err := f.reach(c.ino)
+	if err != nil {
+		return nil, c.end(err)
+	}
+	defer release()
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(fd, "", buf)
+	if err != nil {
+		return nil, c.end(err)
+	}
+	return buf[:n], c.end(nil)
+}
+
+// make runs do, which makes name in directory parent, as the caller would, and answers with the new entry. add are permission
+// bits that our own umask took away.
+func (f *FS) make(c *call, h *fuse.InHeader, name string, mode, umask uint32, out *fuse.EntryOut, do func(dirfd int, mode uint32) error) error {
+	if hidden(c.ino, name) {
+		return unix.EPERM
+	}
+	if err := checkName(name); err != nil {
+		return err
+	}
+	if err := f.roomForInode(); err != nil {
+		return err
+	}
+	dirfd, err := f.directory(c, c.ino, unix.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(dirfd)
+	err = f.change(func() error {
+		mode, add := f.masked(dirfd, mode, umask)
+		if err := f.as(h.Uid, h.Gid, func() error { return do(dirfd, mode) }); err != nil {
+			return err
+		}
+		return addMode(dirfd, name, add)
+	})
+	if err != nil {
+		return err
+	}
+	var st unix.Statx_t
+	if err := f.stat(dirfd, name, &st); err != nil {
+		return err
+	}
+	f.fillEntry(out, &st)
+	return nil
+}
+
+// Mknod is FUSE_MKNOD.
+func (f *FS) Mknod(cancel <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
+	c := f.begin("mknod", cancel, &in.InHeader)
+	return c.end(f.make(c, &in.InHeader, name, in.Mode, in.Umask, out, func(dirfd int, mode uint32) error {
+		return unix.Mknodat(dirfd, name, mode, int(in.Rdev))
+	}))
+}
+
+// Mkdir is FUSE_MKDIR.
+func (f *FS) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
+	c := f.begin("mkdir", cancel, &in.InHeader)
+	return c.end(f.make(c, &in.InHeader, name, in.Mode, in.Umask, out, func(dirfd int, mode uint32) error {
+		return unix.Mkdirat(dirfd, name, mode)
+	}))
+}
+
+// Symlink is FUSE_SYMLINK.
+func (f *FS) Symlink(cancel <-chan struct{}, h *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
+	c := f.begin("symlink", cancel, h)
+	return c.end(f.make(c, h, name, 0, 0, out, func(dirfd int, _ uint32) error {
+		return unix.Symlinkat(target, dirfd, name)
+	}))
+}
+
+// Link is FUSE_LINK, of files without a name (O_TMPFILE) too.
+func (f *FS) Link(cancel <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
+	c := f.begin("link", cancel, &in.InHeader)
+	// root: the new name is no new inode, so it has no owner to set.
+	h := in.InHeader
+	h.Uid, h.Gid = 0, 0
+	return c.end(f.make(c, &h, name, 0, 0, out, func(dirfd int, _ uint32) error {
+		fd, release, err := f.reach(nodeToIno(in.Oldnodeid))
+		if err != nil {
+			return err
+		}
+		defer release()
+		return unix.Linkat(fd, "", dirfd, name, unix.AT_EMPTY_PATH)
+	}))
+}
+
+// Unlink is FUSE_UNLINK.
+func (f *FS) Unlink(cancel <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
+	return f.remove("unlink", cancel, h, name, 0)
+}
+
+// Rmdir is FUSE_RMDIR.
+func (f *FS) Rmdir(cancel <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
+	return f.remove("rmdir", cancel, h, name, unix.AT_REMOVEDIR)
+}
+
+func (f *FS) remove(op string, cancel <-chan struct{}, h *fuse.InHeader, name string, flags int) fuse.Status {
+	c := f.begin(op, cancel, h)
+	if hidden(c.ino, name) {
+		return c.end(unix.ENOENT)
+	}
+	if err := checkName(name); err != nil {
+		return c.end(err)
+	}
+	dirfd, err := f.directory(c, c.ino, unix.O_PATH)
+	if err != nil {
+		return c.end(err)
+	}
+	defer unix.Close(dirfd)
+	if flags&unix.AT_REMOVEDIR != 0 {
+		if err := f.fillVictim(c, dirfd, name); err != nil {
+			return c.end(err)
+		}
+	}
+	victim := f.keepVictim(dirfd, name)
+	err = f.change(func() error { return unix.Unlinkat(dirfd, name, flags) })
+	f.victims.add(victim, err == nil)
+	return c.end(err)
+}
+
+// Rename is FUSE_RENAME and FUSE_RENAME2; BTRFS itself knows all three flags.
+func (f *FS) Rename(cancel <-chan struct{}, in *fuse.RenameIn, oldName, newName string) fuse.Status {
+	c := f.begin("rename", cancel, &in.InHeader)
+	return c.end(f.rename(c, in, oldName, newName))
+}
+
+func (f *FS) rename(c *call, in *fuse.RenameIn, oldName, newName string) error {
+	newIno := nodeToIno(in.Newdir)
+	if hidden(c.ino, oldName) {
+		return unix.ENOENT
+	}
+	if hidden(newIno, newName) {
+		return unix.EPERM
+	}
+	if err := checkName(oldName); err != nil {
+		return err
+	}
+	if err := checkName(newName); err != nil {
+		return err
+	}
+	oldDir, err := f.directory(c, c.ino, unix.O_PATH)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(oldDir)
+	newDir := oldDir
+	if newIno != c.ino {
+		if newDir, err = f.directory(c, newIno, unix.O_PATH); err != nil {
+			return err
+		}
+		defer unix.Close(newDir)
+	}
+	if in.Flags&(unix.RENAME_EXCHANGE|unix.RENAME_NOREPLACE) == 0 {
+		if err := f.fillVictim(c, newDir, newName); err != nil {
+			return err
+		}
+	}
+	var uid, gid uint32
+	if in.Flags&unix.RENAME_WHITEOUT != 0 {
+		uid, gid = in.Uid, in.Gid // the whiteout is a new inode
+	}
+	victim := -1
+	if in.Flags&(unix.RENAME_EXCHANGE|unix.RENAME_NOREPLACE) == 0 {
+		victim = f.keepVictim(newDir, newName)
+	}
+	err = f.change(func() error {
+		return f.as(uid, gid, func() error {
+			return unix.Renameat2(oldDir, oldName, newDir, newName, uint(in.Flags))
+		})
+	})
+	f.victims.add(victim, err == nil)
+	return err
+}

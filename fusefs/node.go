@@ -1,0 +1,250 @@
+package fusefs
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// node is a regular file that is open, or in use by one operation. There is at most one per inode, and none for
+// inodes that are merely known: the tables grow with open files only.
+type node struct {
+	ino  uint64
+	refs int // under nodes.mu
+
+	mu sync.Mutex
+	// fdR is open for reading at least from the first acquire to the last release, so the
+	// inode stays reachable by its number also when it has no name. fdW
+	// is open for writing, the same descriptor where possible; -1 until then.
+	fdR, fdW int
+	asked    bool // file is what the Residency said, for ever
+	file     File // nil: local
+
+	// The mode of the open handles; see mode.go.
+	cached, pass int
+	writers      int   // of the handles in pass, those open for writing
+	backing      int32 // 0: none
+}
+
+// handle is one open file description.
+type handle struct {
+	id    uint64
+	node  *node // nil for a directory
+	dir   *dirHandle
+	pass  bool
+	write bool
+}
+
+type nodes struct {
+	mu    sync.Mutex
+	byIno map[uint64]*node
+}
+
+type handles struct {
+	mu   sync.RWMutex
+	next uint64
+	byID map[uint64]*handle
+}
+
+func (t *handles) add(h *handle) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.next++
+	h.id = t.next
+	t.byID[h.id] = h
+}
+
+func (t *handles) get(id uint64) (*handle, error) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if h := t.byID[id]; h != nil {
+		return h, nil
+	}
+	return nil, unix.EBADF
+}
+
+// file is get for a regular file.
+func (t *handles) file(id uint64) (*handle, error) {
+	h, err := t.get(id)
+	if err == nil && h.node == nil {
+		err = unix.EBADF
+	}
+	return h, err
+}
+
+func (t *handles) remove(id uint64) *handle {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h := t.byID[id]
+	delete(t.byID, id)
+	return h
+}
+
+// held returns the node of ino if it is in the table, with one more reference.
+func (f *FS) held(ino uint64) *node {
+	f.nodes.mu.Lock()
+	defer f.nodes.mu.Unlock()
+	n := f.nodes.byIno[ino]
+	if n != nil {
+		n.refs++
+	}
+	return n
+}
+
+func (f *FS) reference(ino uint64) *node {
+	f.nodes.mu.Lock()
+	defer f.nodes.mu.Unlock()
+	n := f.nodes.byIno[ino]
+	if n == nil {
+		n = &node{ino: ino, fdR: -1, fdW: -1}
+		f.nodes.byIno[ino] = n
+	}
+	n.refs++
+	return n
+}
+
+// acquire returns the node of the regular file ino, open (for writing too if
+// write), with its residency known. Each is given back with drop.
+func (f *FS) acquire(ctx context.Context, ino uint64, write, append bool) (*node, error) {
+	n := f.reference(ino)
+	if err := n.open(f.tree, write, append); err != nil {
+		f.drop(n)
+		return nil, err
+	}
+	if err := f.askResidency(ctx, n); err != nil {
+		f.drop(n)
+		return nil, err
+	}
+	return n, nil
+}
+
+// open makes fdR, and fdW if write. A file whose descriptor could write is opened so from the start;
+// some cannot be (immutable, running as a program, read-only), and are opened for reading until somebody insists.
+func (n *node) open(tree Tree, write, append bool) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.fdR >= 0 && (n.fdW >= 0 || !write) {
+		return nil
+	}
+	const common = unix.O_LARGEFILE | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
+	fd, err := tree.Open(n.ino, unix.O_RDWR|common)
+	if errors.Is(err, unix.EPERM) && append {
+		// An append-only file. The kernel sends the offset of the end, so it is the same write.
+		fd, err = tree.Open(n.ino, unix.O_RDWR|unix.O_APPEND|common)
+	}
+	if err == nil {
+		n.fdW = fd
+		if n.fdR < 0 {
+			n.fdR = fd
+		}
+		return nil
+	}
+	if write || n.fdR >= 0 {
+		return err
+	}
+	n.fdR, err = tree.Open(n.ino, unix.O_RDONLY|common)
+	return err
+}
+
+// askResidency sets n.file once. It may wait for the network, so no lock is held meanwhile.
+func (f *FS) askResidency(ctx context.Context, n *node) error {
+	n.mu.Lock()
+	known := n.asked
+	n.mu.Unlock()
+	if known || f.res.Complete() {
+		return nil
+	}
+	file, err := f.res.File(ctx, n.ino)
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	again := n.asked
+	if !again {
+		n.asked, n.file = true, file
+	}
+	n.mu.Unlock()
+	if again && file != nil {
+		file.Close()
+	}
+	return nil
+}
+
+// adopt is acquire for a file just made, open as fd, which becomes the node's.
+func (f *FS) adopt(ino uint64, fd int) *node {
+	n := f.reference(ino)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.asked = true // nothing of it can be remote
+	if n.fdR >= 0 {
+		unix.Close(fd) // a lookup by number was faster
+		return n
+	}
+	n.fdR, n.fdW = fd, fd
+	return n
+}
+
+// remote returns the residency of n as long as something may be missing, else nil.
+func (n *node) remote() File {
+	n.mu.Lock()
+	file := n.file
+	n.mu.Unlock()
+	if file == nil || file.Local() {
+		return nil
+	}
+	return file
+}
+
+// drop gives back one reference; the last one closes everything. By then the kernel has forgotten
+// the mode of the inode, which ends before it sends RELEASE.
+func (f *FS) drop(n *node) {
+	f.nodes.mu.Lock()
+	n.refs--
+	last := n.refs == 0
+	if last {
+		delete(f.nodes.byIno, n.ino)
+	}
+	f.nodes.mu.Unlock()
+	if last {
+		f.closeNode(n)
+	}
+}
+
+func (f *FS) closeNode(n *node) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	f.unregisterLocked(n)
+	if n.file != nil {
+		n.file.Close()
+		n.file = nil
+	}
+	if n.fdW >= 0 && n.fdW != n.fdR {
+		unix.Close(n.fdW)
+	}
+	if n.fdR >= 0 {
+		unix.Close(n.fdR)
+	}
+	n.fdR, n.fdW = -1, -1
+}
+
+// closeAll closes what the kernel did not release before the connection ended.
+func (f *FS) closeAll() {
+	f.handles.mu.Lock()
+	all := f.handles.byID
+	f.handles.byID = map[uint64]*handle{}
+	f.handles.mu.Unlock()
+	for _, h := range all {
+		f.closeHandle(h)
+	}
+}
+
+func (f *FS) closeHandle(h *handle) {
+	if h.dir != nil {
+		h.dir.close()
+		return
+	}
+	f.leaveMode(h)
+	f.drop(h.node)
+}

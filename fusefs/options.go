@@ -1,0 +1,56 @@
+package fusefs
+
+import (
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// Options of a mount. The zero value serves a tree read and write, with
+// passthrough, without a limit, without logs.
+type Options struct {
+	// FSName is the source shown in /proc/self/mounts; "fractal-lazy" where empty.
+	FSName string
+	// ReadOnly mounts read-only: the kernel refuses changes before they reach us.
+	ReadOnly bool
+	// Log receives what no caller gets to see: errors that became a bare EIO,
+	// passthrough refused by the kernel.
+	Log zerolog.Logger
+	// NoPassthrough serves all data through this process.
+	NoPassthrough bool
+	// Limit answers the size of the volume and what it uses, in bytes. It is
+	// asked at each statfs, creation and growing write, so it has to be cheap.
+	// nil, or a total of 0: the limits of the pool.
+	Limit func() (total, used uint64)
+	// Timeouts say how long the kernel may keep what we told it.
+	Timeouts Timeouts
+	// Observe is told the name and the time of each operation, after it. nil: nobody.
+	Observe func(op string, took time.Duration)
+	// Debug logs each request and its answer.
+	Debug bool
+}
+
+// Timeouts of the kernel's caches. Zero means the default; a negative value means
+// that nothing is cached. They can be long, as nobody else changes the tree.
+type Timeouts struct {
+	Entry    time.Duration // names that exist; 24 h
+	Negative time.Duration // names that do not; 24 h
+	Attr     time.Duration // attributes; 24 h, less where attrTimeout says so
+}
+
+const defaultTimeout = 24 * time.Hour
+
+func (o Options) withDefaults() Options {
+	if o.FSName == "" {
+		o.FSName = "fractal-lazy"
+	}
+	for _, t := range []*time.Duration{&o.Timeouts.Entry, &o.Timeouts.Negative, &o.Timeouts.Attr} {
+		switch {
+		case *t == 0:
+			*t = defaultTimeout
+		case *t < 0:
+			*t = 0
+		}
+	}
+	return o
+}

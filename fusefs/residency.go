@@ -1,0 +1,99 @@
+package fusefs
+
+import (
+	"context"
+
+	"golang.org/x/sys/unix"
+)
+
+// Tree opens the inodes of the subvolume that a file system shows.
+// *backing.Tree is one.
+type Tree interface {
+	// Open returns a new descriptor of inode ino, ESTALE where it is gone.
+	Open(ino uint64, flags int) (fd int, err error)
+	// RootFD is a descriptor of the root directory, owned by the Tree.
+	RootFD() int
+}
+
+// Residency is what the file system asks before it touches anything that may
+// still be remote. All methods may be called from many goroutines at once.
+// A context ends when the asking process was killed; the errors are those of
+// errno.go's table.
+type Residency interface {
+	// Complete reports that nothing of the volume is remote any more. Once
+	// true it stays true, and no other method needs to be called but for
+	// descriptors that were opened before.
+	Complete() bool
+
+	// Fill makes directory ino whole: all its names are there when it
+	// returns nil. Called before every operation on names of ino.
+	Fill(ctx context.Context, ino uint64) error
+
+	// Look runs do, which reads attributes or extended attributes of inode
+	// ino, while no fetch changes them behind it.
+	Look(ino uint64, do func() error) error
+
+	// Overlay corrects st, just read under Look from path (which may be
+	// "/proc/self/fd/N" or "/proc/self/fd/N/name"), where the disk shows traces of
+	// fetching: times, blocks, links.
+	Overlay(path string, st *unix.Statx_t) error
+
+	// File returns the residency of the regular file ino, open as fd (which
+	// stays the caller's). Each File is Closed once. nil, nil: local for ever.
+	File(ctx context.Context, ino uint64) (File, error)
+
+	// Sync runs do, an fsync or fdatasync of one inode, or something stronger where a filling
+	// is not yet committed (R6). fd is any descriptor of the file system.
+	Sync(ctx context.Context, fd int, do func() error) error
+}
+
+// File is the residency of one open regular file.
+type File interface {
+	// Local reports that the backing file holds everything and its mark says
+	// so: the kernel may read and write it without us. Once true it stays so.
+	Local() bool
+
+	// Read returns when bytes [off, off+n) of the backing file are what a
+	// reader has to see; what lies past the end of the file is no error.
+	Read(ctx context.Context, off, n uint64) error
+
+	// Write runs do, which writes n bytes at off (or preallocates there), in
+	// the order that R1, R2 and R4 ask for.
+	Write(ctx context.Context, off, n uint64, do func() error) error
+
+	// Truncate runs do, which sets the file's size (R1, R2).
+	Truncate(ctx context.Context, size uint64, do func() error) error
+
+	// Punch runs do, which makes [off, off+n) read as zeros without storing
+	// them (FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE), in the order of R3.
+	Punch(ctx context.Context, off, n uint64, do func() error) error
+
+	// Modify runs do, which changes attributes (mode, owner, times, xattrs, flags).
+	Modify(ctx context.Context, do func() error) error
+
+	// Seek answers SEEK_DATA and SEEK_HOLE from the true content, not from
+	// what happens to be here. ENXIO as lseek(2) does.
+	Seek(ctx context.Context, off uint64, whence int) (uint64, error)
+
+	// Whole fetches all that is missing.
+	Whole(ctx context.Context) error
+
+	// Close ends the use of this File.
+	Close()
+}
+
+// Names that no process sees through the file system, and that none can make.
+const (
+	// HiddenName in the root directory holds what a half-fetched volume needs for itself.
+	HiddenName = ".fractal-lazy"
+	// HiddenXattr begins the names of the marks.
+	HiddenXattr = "trusted.fractal."
+)
+
+// Through is what a File may also offer: reading when nothing can be kept.
+// It is asked after Read failed with ErrNoSpace.
+type Through interface {
+	// ReadThrough fills p with the true content at off without storing what it
+	// fetches. Fewer bytes than asked for mean the end of the file.
+	ReadThrough(ctx context.Context, off uint64, p []byte) (int, error)
+}

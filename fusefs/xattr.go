@@ -1,0 +1,114 @@
+package fusefs
+
+import (
+	"bytes"
+	"strings"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// Extended attributes are reached through /proc/self/fd, which leads to the
+// inode itself, whatever it is: devices and symbolic links cannot be opened.
+
+func hiddenXattr(name string) bool { return strings.HasPrefix(name, HiddenXattr) }
+
+// look runs do with a descriptor of ino while no fetch changes its attributes.
+func (f *FS) look(ino uint64, do func(path string) error) error {
+	fd, release, err := f.reach(ino)
+	if err != nil {
+		return err
+	}
+	defer release()
+	path := procPath(fd)
+	if !f.res.Complete() {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			return err
+		}
+		if st.Mode&unix.S_IFMT == unix.S_IFREG {
+			return f.res.Look(ino, func() error { return do(path) })
+		}
+	}
+	return do(path)
+}
+
+// GetXAttr is FUSE_GETXATTR.
+func (f *FS) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, attr string, dest []byte) (uint32, fuse.Status) {
+	c := f.begin("getxattr", cancel, h)
+	if hiddenXattr(attr) {
+		return 0, c.end(unix.ENODATA)
+	}
+	var n int
+	err := f.look(c.ino, func(path string) (err error) {
+		n, err = unix.Getxattr(path, attr, dest)
+		return err
+	})
+	if err != nil {
+		return 0, c.end(err)
+	}
+	return uint32(n), c.end(nil)
+}
+
+// maxXattrList is XATTR_LIST_MAX of the kernel.
+const maxXattrList = 65536
+
+// ListXAttr is FUSE_LISTXATTR, without our own marks.
+func (f *FS) ListXAttr(cancel <-chan struct{}, h *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
+	c := f.begin("listxattr", cancel, h)
+	var list []byte
+	err := f.look(c.ino, func(path string) error {
+		buf := make([]byte, maxXattrList)
+		n, err := unix.Listxattr(path, buf)
+		if err == nil {
+			list = buf[:n]
+		}
+		return err
+	})
+	if err != nil {
+		return 0, c.end(err)
+	}
+	shown := list[:0:0]
+	for name := range bytes.SplitAfterSeq(list, []byte{0}) {
+		if len(name) > 0 && !hiddenXattr(string(name)) {
+			shown = append(shown, name...)
+		}
+	}
+	if len(dest) > 0 && len(dest) < len(shown) {
+		return uint32(len(shown)), c.end(unix.ERANGE)
+	}
+	copy(dest, shown)
+	return uint32(len(shown)), c.end(nil)
+}
+
+// SetXAttr is FUSE_SETXATTR.
+func (f *FS) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, attr string, data []byte) fuse.Status {
+	c := f.begin("setxattr", cancel, &in.InHeader)
+	if hiddenXattr(attr) {
+		return c.end(unix.EPERM)
+	}
+	err := f.modify(c, c.ino, func(fd int) error {
+		if err := unix.Setxattr(procPath(fd), attr, data, int(in.Flags)); err != nil {
+			return err
+		}
+		if in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID == 0 {
+			return nil
+		}
+		// An ACL set by one who is not in the file's group takes the setgid bit; BTRFS sees only us, who may do all.
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_ISGID == 0 {
+			return err
+		}
+		return unix.Chmod(procPath(fd), st.Mode&0o7777&^unix.S_ISGID)
+	})
+	return c.end(err)
+}
+
+// RemoveXAttr is FUSE_REMOVEXATTR.
+func (f *FS) RemoveXAttr(cancel <-chan struct{}, h *fuse.InHeader, attr string) fuse.Status {
+	c := f.begin("removexattr", cancel, h)
+	if hiddenXattr(attr) {
+		return c.end(unix.ENODATA)
+	}
+	return c.end(f.modify(c, c.ino, func(fd int) error { return unix.Removexattr(procPath(fd), attr) }))
+}

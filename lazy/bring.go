@@ -1,0 +1,231 @@
+package lazy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"fractal-lazy/backing"
+	"fractal-lazy/fusefs"
+	"fractal-lazy/snapshot/wire"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// parallelWindows is how many windows of one file one reader's request asks
+// for at once.
+const parallelWindows = 8
+
+// bring returns when nothing of [off, end) is missing. It fetches whole
+// windows, at the priority of ctx.
+func (f *file) bring(ctx context.Context, off, end uint64) error {
+	end = min(end, f.content.Size)
+	if off >= end {
+		return nil
+	}
+	cs := uint64(f.content.ChunkSize)
+	first, last := off/cs, (end-1)/cs
+	if first == last && f.here.has(first) {
+		return nil
+	}
+	group, gctx := errgroup.WithContext(ctx)
+	group.SetLimit(parallelWindows)
+	var err error
+	for w, werr := range f.t.reader.Windows(ctx, f.content, first, last+1) {
+		if werr != nil {
+			err = f.t.wrap(f.ino, werr)
+			break
+		}
+		if f.here.has(w.Index) {
+			continue
+		}
+		if first == last {
+			return f.bringWindow(ctx, w)
+		}
+		if gctx.Err() != nil {
+			break // one has failed
+		}
+		group.Go(func() error { return f.bringWindow(gctx, w) })
+	}
+	if werr := group.Wait(); werr != nil && (err == nil || errors.Is(err, context.Canceled)) {
+		err = werr
+	}
+	if err == nil && first == last {
+		f.here.add(first) // a window that is not listed is a hole
+	}
+	return err
+}
+
+// wrap names the volume and the inode of an error from the snapshot's reader.
+func (t *Tree) wrap(ino uint64, err error) error {
+	switch {
+	case errors.Is(err, fusefs.ErrRemote), errors.Is(err, fusefs.ErrTimeout), errors.Is(err, context.Canceled):
+		return err
+	}
+	return fmt.Errorf("%w: volume %s: inode %d: %w", fusefs.ErrIntegrity, t.opt.Volume, ino, err)
+}
+
+// bringWindow fetches one window and writes it where it is missing.
+func (f *file) bringWindow(ctx context.Context, w wire.Window) error {
+	missing, err := f.missing(w)
+	if err != nil {
+		return err
+	}
+	if len(missing) > 0 {
+		data, err := f.t.fetch.data(ctx, w.Block, f.content.Data <= wire.MaxPacked)
+		if err != nil {
+			return err
+		}
+		if err := f.fill(w, data); err != nil {
+			return err
+		}
+	}
+	f.here.add(w.Index)
+	f.t.finish.consider(f)
+	return nil
+}
+
+// fill writes a window's data into what is missing of it.
+func (f *file) fill(w wire.Window, block []byte) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	missing, err := f.missingLocked(w) // others may have been here meanwhile
+	if err != nil || len(missing) == 0 {
+		return err
+	}
+	var n uint64
+	err = f.quietlyLocked(func() error {
+		for _, r := range missing {
+			b, err := f.slice(w, block, r)
+			if err != nil {
+				return err
+			}
+			if err := pwrite(f.fd, b, r.Off); err != nil {
+				return fmt.Errorf("fill inode %d of volume %s: %w", f.ino, f.t.opt.Volume, err)
+			}
+			n += r.Len
+		}
+		return nil
+	})
+	f.t.count.fetched(n)
+	return err
+}
+
+// missingLocked returns the missing ranges of a window.
+func (f *file) missingLocked(w wire.Window) ([]wire.Range, error) {
+	if f.local.Load() {
+		return nil, nil
+	}
+	size, err := f.sizeLocked()
+	if err != nil {
+		return nil, err
+	}
+	limit := min(size, f.m.Valid)
+	var out []wire.Range
+	for _, r := range f.dataOf(w) {
+		if r = clip(r, 0, limit); r.Len == 0 {
+			continue
+		}
+		for _, r := range subtract(r, f.m.Zero) {
+			holes, err := backing.Holes(f.fd, r.Off, r.Off+r.Len)
+			if err != nil {
+				return nil, fmt.Errorf("inode %d: %w", f.ino, err)
+			}
+			for _, h := range holes {
+				out = append(out, wire.Range{Off: h.Off, Len: h.Len})
+			}
+		}
+	}
+	return out, nil
+}
+
+// isMissingLocked reports whether the sector at off, a multiple of its size,
+// may be missing. Where the file's index has to be fetched to know, it says yes
+// for a hole, and bring finds out.
+func (f *file) isMissingLocked(off uint64) (bool, error) {
+	if off >= f.m.Valid || off >= f.content.Size || f.here.has(off/uint64(f.content.ChunkSize)) {
+		return false, nil
+	}
+	if covers(f.m.Zero, wire.Range{Off: off, Len: sector}) {
+		return false, nil
+	}
+	holes, err := backing.Holes(f.fd, off, off+1)
+	return len(holes) > 0, err
+}
+
+// dataOf returns the data ranges of a window, as offsets in the file.
+func (f *file) dataOf(w wire.Window) []wire.Range {
+	start := w.Index * uint64(f.content.ChunkSize)
+	if w.Data == nil {
+		return []wire.Range{clip(wire.Range{Off: start, Len: uint64(f.content.ChunkSize)}, 0, f.content.Size)}
+	}
+	out := make([]wire.Range, len(w.Data))
+	for i, r := range w.Data {
+		out[i] = wire.Range{Off: start + r.Off, Len: r.Len}
+	}
+	return out
+}
+
+// slice returns the bytes of r, which lies in one data range of w, from the
+// opened block.
+func (f *file) slice(w wire.Window, block []byte, r wire.Range) ([]byte, error) {
+	at := uint64(w.Off)
+	for _, d := range f.dataOf(w) {
+		if d.Off <= r.Off && r.Off+r.Len <= d.Off+d.Len {
+			from := at + r.Off - d.Off
+			if from+r.Len > uint64(len(block)) {
+				break
+			}
+			return block[from : from+r.Len], nil
+		}
+		at += d.Len
+	}
+	return nil, fmt.Errorf("%w: volume %s: block %s is shorter than inode %d says", fusefs.ErrIntegrity, f.t.opt.Volume, w.Block, f.ino)
+}
+
+// quietlyLocked runs do, which writes to the file, so that only its content
+// changes: a write clears capabilities and moves times. Where the mark keeps
+// the attributes, the times are left for the end, since nobody sees them.
+func (f *file) quietlyLocked(do func() error) error {
+	if f.m.Kept {
+		err := do()
+		if len(f.m.Caps) == 0 {
+			return err
+		}
+		return errors.Join(err, lifted(f.fd, func() error { return setCaps(f.fd, f.m.Caps) }))
+	}
+	st, err := backing.Statx(f.fd)
+	if err != nil {
+		return err
+	}
+	caps, err := getCaps(f.fd)
+	if err != nil {
+		return err
+	}
+	err = do() // a part of it may have been done before an error
+	return errors.Join(err, lifted(f.fd, func() error {
+		ts := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, timespec(wireTime(st.Mtime))}
+		if err := unix.UtimesNanoAt(unix.AT_FDCWD, fdPath(f.fd), ts, 0); err != nil {
+			return err
+		}
+		return setCaps(f.fd, caps)
+	}))
+}
+
+// pwrite writes all of b at off.
+func pwrite(fd int, b []byte, off uint64) error {
+	for len(b) > 0 {
+		n, err := unix.Pwrite(fd, b, int64(off))
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+			return fmt.Errorf("%w: %w", fusefs.ErrNoSpace, err)
+		case err != nil:
+			return err
+		default:
+			b, off = b[n:], off+uint64(n)
+		}
+	}
+	return nil
+}

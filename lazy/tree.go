@@ -1,0 +1,288 @@
+package lazy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"fractal-lazy/backing"
+	"fractal-lazy/fusefs"
+	"fractal-lazy/mark"
+	"fractal-lazy/seal"
+	"fractal-lazy/snapshot"
+	"fractal-lazy/store"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+)
+
+// Options of a Tree. The zero value waits for blocks for ever and brings
+// everything, as fast as it comes.
+type Options struct {
+	FetchTimeout time.Duration // a reader gets EIO after this long without its block; 0: waits
+	Prefetch     Prefetch      // empty: PrefetchAll
+	Rate         uint64        // bytes a second of background fetching; 0: no limit
+	Volume       string        // its name, for logs and errors
+	Log          zerolog.Logger
+}
+
+var _ fusefs.Residency = (*Tree)(nil)
+
+// Tree is the lazy tree of one volume. It implements fusefs.Residency.
+type Tree struct {
+	bt     *backing.Tree
+	opt    Options
+	fetch  *fetcher
+	reader *snapshot.Reader
+	commit *committer
+	finish *finisher
+	hidden int // descriptor of the hidden folder; -1: there is none
+
+	complete atomic.Bool // nothing is remote; set once
+	filled   atomic.Bool // every directory is filled; set once
+	count    counters
+	wake     chan struct{} // buffered: something for Run to look at
+	done     chan struct{} // closed when complete is set
+	doneOnce sync.Once
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // fillings and read-ahead
+
+	links sync.RWMutex // exclusively: a name of an inode with several comes, or a hidden one goes
+
+	// looks are held shared by who reads attributes of a file that is not in
+	// files. Who puts one there waits for them before it changes anything.
+	looks [lookShards]sync.RWMutex
+
+	mu    sync.Mutex
+	files map[uint64]*file    // open, or being fetched
+	fills map[uint64]*filling // under way
+	want  Prefetch            // what Run brings; Hydrate raises it
+}
+
+// Open opens the lazy tree of the subvolume bt, which stays the caller's and
+// has to outlive the Tree. A subvolume without the mark of a tree is complete,
+// and needs no store.
+func Open(ctx context.Context, bt *backing.Tree, st store.Store, s *seal.Sealer, opt Options) (*Tree, error) {
+	if opt.Prefetch == "" {
+		opt.Prefetch = PrefetchAll
+	}
+	t := &Tree{
+		bt: bt, opt: opt, hidden: -1, want: opt.Prefetch,
+		files: map[uint64]*file{}, fills: map[uint64]*filling{},
+		wake: make(chan struct{}, 1), done: make(chan struct{}),
+	}
+	m, err := mark.GetTree(mark.FD(bt.RootFD()))
+	if err != nil {
+		return nil, fmt.Errorf("open volume %s: %w", opt.Volume, err)
+	}
+	if m == nil {
+		t.setComplete()
+	} else if t.hidden, err = openHidden(bt.RootFD()); err != nil {
+		return nil, fmt.Errorf("open volume %s: %w", opt.Volume, err)
+	}
+	t.ctx, t.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	t.fetch = newFetcher(st, s, opt.Volume, opt.Rate, opt.Log)
+	t.reader = snapshot.NewReader(t.fetch, s)
+	t.commit = newCommitter(bt.RootFD())
+	t.finish = newFinisher(t)
+	if m != nil {
+		t.count.open(m)
+	}
+	return t, nil
+}
+
+// Close ends all fetching and waits for it. Files of the Tree may still be
+// closed afterwards; their other methods fail.
+func (t *Tree) Close() error {
+	t.mu.Lock()
+	t.cancel()
+	t.mu.Unlock()
+	t.fetch.close()
+	t.wg.Wait()
+	t.finish.close()
+	err := t.commit.close()
+	t.mu.Lock()
+	for _, f := range t.files {
+		f.closeFD()
+	}
+	t.files = map[uint64]*file{}
+	t.mu.Unlock()
+	if t.hidden >= 0 {
+		err = errors.Join(err, unix.Close(t.hidden))
+		t.hidden = -1
+	}
+	return err
+}
+
+// Complete implements fusefs.Residency.
+func (t *Tree) Complete() bool { return t.complete.Load() }
+
+func (t *Tree) setComplete() {
+	t.complete.Store(true)
+	t.filled.Store(true)
+	t.doneOnce.Do(func() { close(t.done) })
+}
+
+// Pause holds background fetching; readers go on.
+func (t *Tree) Pause() { t.fetch.setPaused(true) }
+
+// Resume ends Pause.
+func (t *Tree) Resume() { t.fetch.setPaused(false) }
+
+// SetRate limits background fetching, in bytes a second; 0: no limit.
+func (t *Tree) SetRate(bytesPerSecond uint64) { t.fetch.setRate(bytesPerSecond) }
+
+// Hydrate asks Run to bring everything, whatever Options.Prefetch says.
+func (t *Tree) Hydrate() {
+	t.mu.Lock()
+	t.want = PrefetchAll
+	t.mu.Unlock()
+	t.kick()
+}
+
+// Wait returns when nothing is remote any more, or with the error of ctx.
+func (t *Tree) Wait(ctx context.Context) error {
+	select {
+	case <-t.done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-t.ctx.Done():
+		return fmt.Errorf("volume %s was closed before it was complete", t.opt.Volume)
+	}
+}
+
+// spawnLocked runs do in a goroutine that Close waits for; false: the Tree is
+// closed. mu is held.
+func (t *Tree) spawnLocked(do func()) bool {
+	if t.ctx.Err() != nil {
+		return false
+	}
+	t.wg.Go(do)
+	return true
+}
+
+func (t *Tree) closed() error {
+	return fmt.Errorf("%w: volume %s is closed", fusefs.ErrRemote, t.opt.Volume)
+}
+
+// kick makes Run look again.
+func (t *Tree) kick() {
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}
+
+// lookShards is over how many locks those are spread who read attributes.
+const lookShards = 64
+
+// Look implements fusefs.Residency.
+func (t *Tree) Look(ino uint64, do func() error) error {
+	t.links.RLock()
+	defer t.links.RUnlock()
+	look := &t.looks[ino%lookShards]
+	look.RLock()
+	t.mu.Lock()
+	f := t.files[ino]
+	if f != nil {
+		f.refs++ // or else another one might take its place
+	}
+	t.mu.Unlock()
+	if f == nil {
+		defer look.RUnlock()
+		return do()
+	}
+	look.RUnlock()
+	defer f.Close()
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return do()
+}
+
+// Overlay implements fusefs.Residency.
+func (t *Tree) Overlay(path string, st *unix.Statx_t) error {
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return overlayDir(path, st)
+	}
+	if t.complete.Load() {
+		return nil
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFREG {
+		if err := overlayFile(path, st); err != nil {
+			return err
+		}
+	}
+	if st.Nlink < 2 {
+		return nil
+	}
+	return overlayLinks(path, st)
+}
+
+// overlayDir shows the time that the directory will have when it is filled:
+// filling it moves the one on disk. Nothing keeps the filling from ending
+// between the reading of st and here; then the disk has the right time by now.
+func overlayDir(path string, st *unix.Statx_t) error {
+	d, err := mark.GetDir(path)
+	if err != nil {
+		return err
+	}
+	if d != nil {
+		st.Mtime = statxTime(d.Mtime)
+		return nil
+	}
+	flags := unix.AT_SYMLINK_NOFOLLOW
+	if isMagic(path) {
+		flags = 0
+	}
+	var now unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, flags, unix.STATX_INO|unix.STATX_MTIME, &now); err != nil {
+		return err
+	}
+	if now.Ino == st.Ino {
+		st.Mtime = now.Mtime
+	}
+	return nil
+}
+
+// overlayFile hides what fetching does to times and blocks.
+func overlayFile(path string, st *unix.Statx_t) error {
+	m, err := mark.GetFile(path)
+	if err != nil || m == nil {
+		return err
+	}
+	switch {
+	case m.State == mark.Clean:
+		if m.Unchanged(wireTime(st.Ctime)) {
+			st.Ctime = statxTime(m.Ctime)
+		}
+	case m.Kept:
+		st.Mtime, st.Ctime = statxTime(m.Mtime), statxTime(m.Ctime)
+		st.Blocks = blocks(m.Content.Data)
+	default:
+		st.Blocks = max(st.Blocks, blocks(min(m.Content.Data, m.Valid, st.Size)))
+	}
+	return nil
+}
+
+// overlayLinks counts the names that are not filled yet, and leaves out the
+// hidden one.
+func overlayLinks(path string, st *unix.Statx_t) error {
+	l, err := mark.GetLink(path)
+	if err != nil || l == nil {
+		return err
+	}
+	if l.Hidden {
+		st.Nlink--
+	}
+	st.Nlink += l.Pending
+	return nil
+}
+
+// blocks is n bytes in the unit of st_blocks, whole sectors.
+func blocks(n uint64) uint64 { return (n + sector - 1) / sector * (sector / 512) }

@@ -1,0 +1,64 @@
+package plugin
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"fractal-lazy/volume"
+)
+
+// Volumes is what the server asks. Get and List answer from memory.
+type Volumes interface {
+	Create(ctx context.Context, name string, opts map[string]string) error
+	Remove(ctx context.Context, name string, force bool) error
+	List() []volume.Info
+	Get(name string) (volume.Info, error)
+	Mount(ctx context.Context, name, id string) (path string, err error)
+	Unmount(ctx context.Context, name, id string) error
+	WaitReleased(ctx context.Context, name string) error
+	Snapshot(ctx context.Context, name string, wait bool, p func(volume.Progress)) (volume.SnapshotInfo, error)
+	Snapshots(ctx context.Context, name string) ([]volume.SnapshotInfo, error)
+	Flush(ctx context.Context, name string, p func(volume.Progress)) (volume.SnapshotInfo, error)
+	Hydrate(ctx context.Context, name string, wait bool, p func(volume.Progress)) error
+	SetHydration(name string, paused bool, rate uint64) error
+	KeyExport(name string) (string, error)
+	Health(ctx context.Context) volume.Health
+}
+
+var _ Volumes = (*volume.Manager)(nil)
+
+// backend is the Volumes, or why there are none yet.
+type backend struct {
+	mu      sync.Mutex
+	volumes Volumes
+	fault   error
+	changed chan struct{} // closed and replaced with every change
+}
+
+func newBackend() *backend { return &backend{changed: make(chan struct{})} }
+
+func (b *backend) set(v Volumes, fault error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.volumes, b.fault = v, fault
+	close(b.changed)
+	b.changed = make(chan struct{})
+}
+
+// wait returns the backend, the fault, or volume.ErrBusy where neither came before ctx ended.
+func (b *backend) wait(ctx context.Context) (Volumes, error) {
+	for {
+		b.mu.Lock()
+		v, fault, changed := b.volumes, b.fault, b.changed
+		b.mu.Unlock()
+		if v != nil || fault != nil {
+			return v, fault
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: the volumes are still being opened", volume.ErrBusy)
+		}
+	}
+}

@@ -1,0 +1,209 @@
+package control
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"syscall"
+	"time"
+
+	"fractal-lazy/volume"
+)
+
+// Client asks the daemon behind one socket. Make it with NewClient.
+type Client struct {
+	socket string
+	http   *http.Client
+}
+
+// NewClient returns a client of the daemon that listens on socket. It connects with the first call.
+func NewClient(socket string) *Client {
+	var d net.Dialer
+	return &Client{socket: socket, http: &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return d.DialContext(ctx, "unix", socket)
+		},
+		DisableCompression: true,
+		IdleConnTimeout:    10 * time.Second,
+	}}}
+}
+
+// Close gives up idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+func (c *Client) Version(ctx context.Context) (Version, error) {
+	return call[Version](ctx, c, "GET", "/version", nil)
+}
+
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	return call[Status](ctx, c, "GET", "/status", nil)
+}
+
+func (c *Client) Create(ctx context.Context, name string, options map[string]string) (volume.Info, error) {
+	return call[volume.Info](ctx, c, "POST", "/volumes", CreateRequest{Name: name, Options: options})
+}
+
+// List returns all volumes, sorted by name.
+func (c *Client) List(ctx context.Context) ([]volume.Info, error) {
+	return call[[]volume.Info](ctx, c, "GET", "/volumes", nil)
+}
+
+func (c *Client) Get(ctx context.Context, name string) (volume.Info, error) {
+	return call[volume.Info](ctx, c, "GET", volumePath(name, ""), nil)
+}
+
+func (c *Client) Remove(ctx context.Context, name string, force bool) error {
+	_, err := call[struct{}](ctx, c, "DELETE", volumePath(name, "")+"?force="+strconv.FormatBool(force), nil)
+	return err
+}
+
+// Mount returns the mount point. It waits as long as the preparations take.
+func (c *Client) Mount(ctx context.Context, name, id string, p func(volume.Progress)) (string, error) {
+	r, err := stream[MountResult](ctx, c, volumePath(name, "/mount"), MountRequest{ID: id}, p)
+	return r.Mountpoint, err
+}
+
+func (c *Client) Unmount(ctx context.Context, name, id string, wait bool, p func(volume.Progress)) (volume.Info, error) {
+	return stream[volume.Info](ctx, c, volumePath(name, "/unmount"), UnmountRequest{ID: id, Wait: wait}, p)
+}
+
+func (c *Client) Snapshot(ctx context.Context, name string, wait bool, p func(volume.Progress)) (volume.SnapshotInfo, error) {
+	return stream[volume.SnapshotInfo](ctx, c, volumePath(name, "/snapshot"), SnapshotRequest{Wait: wait}, p)
+}
+
+func (c *Client) Snapshots(ctx context.Context, name string) ([]volume.SnapshotInfo, error) {
+	return call[[]volume.SnapshotInfo](ctx, c, "GET", volumePath(name, "/snapshots"), nil)
+}
+
+func (c *Client) Flush(ctx context.Context, name string, p func(volume.Progress)) (volume.SnapshotInfo, error) {
+	return stream[volume.SnapshotInfo](ctx, c, volumePath(name, "/flush"), struct{}{}, p)
+}
+
+func (c *Client) Hydrate(ctx context.Context, name string, r HydrateRequest, p func(volume.Progress)) (volume.Info, error) {
+	return stream[volume.Info](ctx, c, volumePath(name, "/hydrate"), r, p)
+}
+
+// KeyExport returns the volume's private key, as base64.
+func (c *Client) KeyExport(ctx context.Context, name string) (string, error) {
+	k, err := call[Key](ctx, c, "POST", volumePath(name, "/key"), struct{}{})
+	return k.Privkey, err
+}
+
+func volumePath(name, rest string) string { return "/volumes/" + url.PathEscape(name) + rest }
+
+// call sends one request and decodes its one answer.
+func call[T any](ctx context.Context, c *Client, method, path string, body any) (T, error) {
+	var out T
+	resp, err := c.send(ctx, method, path, body)
+	if err != nil {
+		return out, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 16*MaxBody))
+	if err != nil {
+		return out, c.broken(ctx, err)
+	}
+	if err := json.Unmarshal(b, &out); err != nil {
+		return out, fmt.Errorf("answer of the daemon at %s: %w", c.socket, err)
+	}
+	return out, nil
+}
+
+// stream sends one request and reads events until its result.
+func stream[T any](ctx context.Context, c *Client, path string, body any, p func(volume.Progress)) (T, error) {
+	var out T
+	resp, err := c.send(ctx, "POST", path, body)
+	if err != nil {
+		return out, err
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	lines.Buffer(make([]byte, 0, 4096), MaxBody)
+	for lines.Scan() {
+		var e Event
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			return out, fmt.Errorf("answer of the daemon at %s: %w", c.socket, err)
+		}
+		switch {
+		case e.Error != "":
+			return out, &Error{Message: e.Error, Code: e.Code}
+		case e.Result != nil:
+			if err := json.Unmarshal(e.Result, &out); err != nil {
+				return out, fmt.Errorf("answer of the daemon at %s: %w", c.socket, err)
+			}
+			return out, nil
+		case e.Progress != nil && p != nil:
+			p(*e.Progress)
+		}
+	}
+	err = lines.Err()
+	if err == nil {
+		err = io.ErrUnexpectedEOF
+	}
+	return out, c.broken(ctx, err)
+}
+
+// send returns an answer of 2xx, or an error.
+func (c *Client) send(ctx context.Context, method, path string, body any) (*http.Response, error) {
+	var r io.Reader
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			return nil, err
+		}
+		r = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://fractal"+Prefix+path, r)
+	if err != nil {
+		return nil, err
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.broken(ctx, err)
+	}
+	if resp.StatusCode/100 == 2 {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, MaxBody))
+	if err != nil {
+		return nil, c.broken(ctx, err)
+	}
+	var e Event
+	if json.Unmarshal(b, &e) != nil || e.Error == "" {
+		return nil, fmt.Errorf("%w: the daemon at %s answered %s: is it a fractal-lazy of this version?", ErrRequest, c.socket, resp.Status)
+	}
+	return nil, &Error{Message: e.Error, Code: e.Code}
+}
+
+// broken says why no answer came.
+func (c *Client) broken(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	var ue *url.Error
+	if errors.As(err, &ue) {
+		err = ue.Err // without the made-up URL
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("%w: nothing listens on %s: start it with `fractal-lazy run`, or name its socket with --socket or FRACTAL_SOCKET", ErrUnreachable, c.socket)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: no permission for %s: use sudo", ErrUnreachable, c.socket)
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
+		return fmt.Errorf("%w: it stopped before it answered (socket %s)", ErrUnreachable, c.socket)
+	}
+	return fmt.Errorf("%w: %s: %w", ErrUnreachable, c.socket, err)
+}

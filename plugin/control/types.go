@@ -1,0 +1,90 @@
+package control
+
+import (
+	"encoding/json"
+	"time"
+
+	"fractal-lazy/volume"
+)
+
+// Prefix is the path that all requests begin with.
+const Prefix = "/fractal/v1"
+
+// MaxBody bounds a request's body and a line of an answer, in bytes.
+const MaxBody = 4 << 20
+
+// DefaultMountID is the id under which the commands mount. Docker's ids are hex, so it is none of them.
+const DefaultMountID = "cli"
+
+// Version of the daemon.
+type Version struct {
+	Version string `json:"version"`
+	Commit  string `json:"commit,omitempty"`
+	Go      string `json:"go"`
+}
+
+// Setting is one setting in force; a secret's value is never here.
+type Setting struct {
+	Name   string `json:"name"`
+	Value  string `json:"value"`
+	Source string `json:"source"`
+}
+
+// Status is the whole daemon at a glance.
+type Status struct {
+	Version  Version       `json:"version"`
+	PID      int           `json:"pid"`
+	Started  time.Time     `json:"started"`
+	Ready    bool          `json:"ready"`           // the pool is open
+	Error    string        `json:"error,omitempty"` // why it is not
+	Settings []Setting     `json:"settings"`
+	Health   volume.Health `json:"health"`
+	Volumes  []volume.Info `json:"volumes"`
+}
+
+// CreateRequest makes a volume. Options are those of `docker volume create -o`.
+type CreateRequest struct {
+	Name    string            `json:"name"`
+	Options map[string]string `json:"options,omitempty"`
+}
+
+// MountRequest mounts for the user ID; empty: DefaultMountID.
+type MountRequest struct {
+	ID string `json:"id,omitempty"`
+}
+
+// MountResult says where.
+type MountResult struct {
+	Mountpoint string `json:"mountpoint"`
+}
+
+// UnmountRequest gives up the mount of ID. With Wait, and where it was the last one, the answer comes when the final upload is done.
+type UnmountRequest struct {
+	ID   string `json:"id,omitempty"`
+	Wait bool   `json:"wait,omitempty"`
+}
+
+// SnapshotRequest takes a snapshot; with Wait the answer comes when it is published.
+type SnapshotRequest struct {
+	Wait bool `json:"wait,omitempty"`
+}
+
+// HydrateRequest starts hydration, or changes how it goes on. What is nil stays as it is.
+type HydrateRequest struct {
+	Wait  bool    `json:"wait,omitempty"`
+	Pause *bool   `json:"pause,omitempty"`
+	Rate  *uint64 `json:"rate,omitempty"` // bytes a second, 0: without limit
+}
+
+// Key is a private key, as base64.
+type Key struct {
+	Privkey string `json:"privkey"`
+}
+
+// Event is one line of a stream: exactly one of Progress, Result and Error is there.
+type Event struct {
+	Progress *volume.Progress `json:"progress,omitempty"`
+	Result   json.RawMessage  `json:"result,omitempty"`
+	Error    string           `json:"error,omitempty"`
+	Code     Code             `json:"code,omitempty"`
+}

@@ -1,0 +1,83 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"fractal-lazy/metrics"
+	"fractal-lazy/store"
+
+	"github.com/ipfs/go-cid"
+)
+
+// figures are those of one volume; nil where nobody collects any. A view counts with the volume that it shows.
+func (m *Manager) figures(v *vol) *metrics.Volume {
+	if m.d.Metrics == nil {
+		return nil
+	}
+	return m.d.Metrics.Volume(v.pub.String())
+}
+
+// Measure brings the figures up to date that tell a state; those that count are told as things happen. It is called before figures are read: it asks the
+// disk for the generation of each mounted volume, and nothing else.
+//
+// What fetching changes cannot be told from what an application changes: while a volume hydrates, its upload lag may show an age although
+// nobody wrote.
+func (m *Manager) Measure() {
+	if m.d.Metrics == nil || m.ready() != nil {
+		return
+	}
+	for _, v := range m.all() {
+		if v.isView() {
+			continue
+		}
+		f, i := m.figures(v), v.info()
+		f.SetRemote(int64(i.BytesRemote), int64(i.FilesRemote))
+		f.SetFenced(i.Fenced)
+		f.BehindSince(m.behindSince(v, i))
+	}
+}
+
+// behindSince is when the volume was last known to be published as a whole; the zero time where it still is.
+func (m *Manager) behindSince(v *vol, i Info) time.Time {
+	behind := i.Unpublished > 0 || len(i.Divergent) > 0
+	if !behind && i.Mountpoint != "" {
+		changed, err := m.differs(v)
+		behind = changed || err != nil // what cannot be told is not called published
+	}
+	switch {
+	case !behind:
+		return time.Time{}
+	case i.LastReplicated != nil:
+		return *i.LastReplicated
+	}
+	return i.Created
+}
+
+// meteredStore tells how long blocks take.
+type meteredStore struct {
+	store.Store
+	figures *metrics.Volume
+}
+
+// Get is Store.Get, timed.
+func (s meteredStore) Get(ctx context.Context, c cid.Cid) ([]byte, error) {
+	start := time.Now()
+	b, err := s.Store.Get(ctx, c)
+	switch {
+	case err == nil:
+		s.figures.Fetched(len(b), time.Since(start))
+	case !errors.Is(err, context.Canceled): // nobody wanted it any more
+		s.figures.FetchFailed()
+	}
+	return b, err
+}
+
+// storeOf is the block store as one volume uses it.
+func (m *Manager) storeOf(v *vol) store.Store {
+	if f := m.figures(v); f != nil {
+		return meteredStore{m.store, f}
+	}
+	return m.store
+}

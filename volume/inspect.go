@@ -1,0 +1,103 @@
+package volume
+
+import (
+	"maps"
+	"slices"
+)
+
+// List returns all volumes, by name. It answers from memory.
+func (m *Manager) List() []Info {
+	_ = m.ready() // without a pool there are no volumes; Health says why
+	var out []Info
+	for _, v := range m.all() {
+		out = append(out, v.info())
+	}
+	return out
+}
+
+// Get returns one volume. It answers from memory.
+func (m *Manager) Get(name string) (Info, error) {
+	v, err := m.lookup(name)
+	if err != nil {
+		return Info{}, err
+	}
+	return v.info(), nil
+}
+
+func (v *vol) info() Info {
+	v.mu.Lock()
+	r, l := v.freshLocked(), v.live
+	i := Info{
+		Name: v.name, Pubkey: v.pub.String(), State: v.stateLocked(), OfflineWhy: v.offline,
+		Unpublished: r.count(kindPending), UploadPhase: v.uploadIs.Phase, UploadBytes: v.uploadIs.Done, UploadError: v.problem,
+		Mounts: slices.Sorted(maps.Keys(v.ids)), Options: v.set.effective(), Created: r.Created,
+	}
+	if i.UploadError == "" {
+		i.UploadError = v.snapWhy
+	}
+	v.mu.Unlock()
+	if i.Mounts == nil {
+		i.Mounts = []string{}
+	}
+	if r.Base != nil {
+		i.Generation = r.Base.Generation
+	}
+	if r.Replicated != nil {
+		t := *r.Replicated
+		i.LastReplicated = &t
+	}
+	if r.Fence != nil {
+		i.Fenced, i.FencedBy = true, r.Fence.By
+	}
+	for _, s := range r.Snapshots {
+		if s.Kind == kindDivergent {
+			i.Divergent = append(i.Divergent, v.snap(s.ID))
+		}
+	}
+	i.BytesTotal, i.BytesRemote = r.Totals.BytesTotal, r.Totals.BytesRemote
+	i.FilesTotal, i.FilesRemote = r.Totals.FilesTotal, r.Totals.FilesRemote
+	if l != nil {
+		i.fill(l)
+	}
+	return i
+}
+
+// fill adds what a mounted volume says of itself.
+func (i *Info) fill(l *live) {
+	i.Mountpoint = l.path
+	s := l.lazy.Status()
+	i.BytesRemote, i.FilesRemote = s.BytesRemote, s.FilesRemote
+	if !s.Complete { // of a complete volume it knows no totals any more
+		i.BytesTotal, i.FilesTotal = s.BytesTotal, s.FilesTotal
+	}
+	i.BytesFetched, i.Rate, i.ETASeconds = s.BytesFetched, s.Rate, s.ETA.Seconds()
+	i.StalledWhy, i.Paused = s.StalledWhy, s.Paused
+	if !s.StalledSince.IsZero() {
+		t := s.StalledSince
+		i.StalledSince = &t
+	}
+	if i.State == StateHydrating && s.Complete {
+		i.State = StateComplete
+	}
+}
+
+// stateLocked names the state; a mounted volume that is complete is told apart by fill.
+func (v *vol) stateLocked() string {
+	switch {
+	case v.isView():
+		return StateSnapshot
+	case v.rec.Fence != nil:
+		return StateFenced
+	case v.live != nil && v.offline != "":
+		return StateOffline
+	case v.live != nil:
+		return StateHydrating
+	case v.prep != nil:
+		return StatePreparing
+	case v.rec.Release || v.rec.pending() != nil:
+		return StateUploading
+	case v.rec.Base == nil && len(v.rec.Snapshots) == 0:
+		return StateNew
+	}
+	return StateUnmounted
+}

@@ -1,0 +1,279 @@
+package volume
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"fractal-lazy/hive"
+	"fractal-lazy/replica"
+	"fractal-lazy/seal"
+
+	"github.com/google/uuid"
+	"github.com/ipfs/go-cid"
+)
+
+// Bounds and version of volume.json.
+const (
+	recordVersion = 1
+	maxRecord     = 1 << 20 // bytes
+	maxSnapshots  = 4096
+)
+
+// errRecord: a volume.json that cannot be trusted.
+var errRecord = errors.New("damaged volume.json")
+
+// record is volume.json: all that is remembered of a volume. docs/FORMAT.md lists its fields.
+type record struct {
+	Version  int               `json:"version"`
+	Name     string            `json:"name"`
+	Key      string            `json:"key"`  // base64; the file is 0600
+	Made     bool              `json:"made"` // the key was generated here: before the first publication nobody else has data of it
+	Created  time.Time         `json:"created"`
+	Options  map[string]string `json:"options,omitempty"` // as given, without the key
+	Known    bool              `json:"known"`             // the Hive has the volume
+	Writer   bool              `json:"writer"`            // this machine is the last known writer
+	Release  bool              `json:"release"`           // unmounted: publish what is left, then give the writer back
+	Seen     *mark             `json:"seen,omitempty"`    // highest generation that the Hive ever showed
+	Base     *baseRecord       `json:"base,omitempty"`    // what the data comes from, or was last published as
+	SavedGen uint64            `json:"saved_gen"`         // BTRFS generation of data when it equalled Base
+	// Snapshots are the local ones, ascending by time.
+	Snapshots  []snapRecord `json:"snapshots,omitempty"`
+	Fence      *fenceRecord `json:"fence,omitempty"` // another machine took over
+	Swap       *swapRecord  `json:"swap,omitempty"`  // data.new is whole and becomes data
+	Replicated *time.Time   `json:"replicated,omitempty"`
+	Totals     totals       `json:"totals"` // of the newest published snapshot; what is remote, as of the last unmount
+}
+
+type mark struct {
+	Generation uint64 `json:"generation"`
+	Hash       string `json:"hash"`
+}
+
+type baseRecord struct {
+	Generation uint64    `json:"generation"`
+	Hash       string    `json:"hash"`
+	Root       string    `json:"root"`
+	SizeTotal  uint64    `json:"size_total"`
+	ChunkSize  uint32    `json:"chunk_size"`
+	Local      string    `json:"local,omitempty"` // uuid of the snapshot under snapshots/
+	Created    time.Time `json:"created"`
+	Machine    string    `json:"machine,omitempty"`
+	Size       uint64    `json:"size"` // bytes added, for lists
+}
+
+// Why a local snapshot is kept.
+const (
+	kindPending   = "pending"   // to be published
+	kindBase      = "base"      // the one published last
+	kindOld       = "old"       // data before it was replaced by a newer snapshot; all of it is published
+	kindDivergent = "divergent" // holds changes that were never published; kept until the volume is removed
+)
+
+type snapRecord struct {
+	ID      string    `json:"id"`
+	Kind    string    `json:"kind"`
+	Created time.Time `json:"created"`
+	Gen     uint64    `json:"gen"` // BTRFS generation of data that it holds
+}
+
+type fenceRecord struct {
+	By       string    `json:"by"` // a machine; empty: unknown
+	Since    time.Time `json:"since"`
+	Snapshot string    `json:"snapshot,omitempty"` // the divergent one made of this fencing
+}
+
+// swapRecord: see swap.go.
+type swapRecord struct {
+	Keep   string      `json:"keep,omitempty"`   // snapshot that today's data becomes; empty: there is none
+	Kind   string      `json:"kind,omitempty"`   // of Keep
+	Base   *baseRecord `json:"base,omitempty"`   // of data.new; nil: an empty volume
+	Totals *totals     `json:"totals,omitempty"` // of data.new
+}
+
+type totals struct {
+	Complete    bool   `json:"complete"`
+	BytesTotal  uint64 `json:"bytes_total"`
+	BytesRemote uint64 `json:"bytes_remote"`
+	FilesTotal  uint64 `json:"files_total"`
+	FilesRemote uint64 `json:"files_remote"`
+}
+
+// decodeRecord reads a volume.json and checks every field, also those that
+// become part of a path. The key comes back parsed.
+func decodeRecord(b []byte) (*record, seal.Privkey, error) {
+	fail := func(what string) (*record, seal.Privkey, error) {
+		return nil, seal.Privkey{}, fmt.Errorf("%w: %s", errRecord, what)
+	}
+	if len(b) > maxRecord {
+		return fail("too long")
+	}
+	var r record
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&r); err != nil {
+		// The decoder's message may quote the file, which holds a key.
+		return fail("not the JSON of this version")
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return fail("bytes behind its end")
+	}
+	if r.Version != recordVersion {
+		return fail(fmt.Sprintf("version %d, this program knows %d", r.Version, recordVersion))
+	}
+	key, err := seal.ParsePrivkey(r.Key)
+	if err != nil {
+		return fail("key")
+	}
+	if checkName(r.Name) != nil {
+		return fail("name")
+	}
+	if _, err := parseSettings(r.Options, 0); err != nil {
+		return fail("options: " + err.Error())
+	}
+	if err := r.check(); err != nil {
+		return nil, seal.Privkey{}, err
+	}
+	return &r, key, nil
+}
+
+func (r *record) check() error {
+	bad := func(what string) error { return fmt.Errorf("%w: %s", errRecord, what) }
+	if r.Seen != nil {
+		if _, err := hive.ParseHash(r.Seen.Hash); err != nil || r.Seen.Generation == 0 {
+			return bad("seen")
+		}
+	}
+	if r.Base != nil && r.Base.check() != nil {
+		return bad("base")
+	}
+	if len(r.Snapshots) > maxSnapshots {
+		return bad("too many snapshots")
+	}
+	for _, s := range r.Snapshots {
+		if !isUUID(s.ID) || !slices.Contains([]string{kindPending, kindBase, kindOld, kindDivergent}, s.Kind) {
+			return bad("snapshots")
+		}
+	}
+	if f := r.Fence; f != nil && (f.By != "" && !isUUID(f.By) || f.Snapshot != "" && !isUUID(f.Snapshot)) {
+		return bad("fence")
+	}
+	if w := r.Swap; w != nil {
+		if w.Keep != "" && (!isUUID(w.Keep) || w.Kind != kindOld && w.Kind != kindDivergent) || w.Base != nil && w.Base.check() != nil {
+			return bad("swap")
+		}
+	}
+	return nil
+}
+
+func (b *baseRecord) check() error {
+	if _, err := hive.ParseHash(b.Hash); err != nil {
+		return err
+	}
+	if _, err := cid.Decode(b.Root); err != nil {
+		return err
+	}
+	if b.Generation == 0 || b.Local != "" && !isUUID(b.Local) {
+		return errRecord
+	}
+	return nil
+}
+
+// isUUID accepts the one spelling that this program writes; others could be the same folder twice.
+func isUUID(s string) bool {
+	u, err := uuid.Parse(s)
+	return err == nil && u.String() == s
+}
+
+// clone returns a copy that shares nothing that is changed in place.
+func (r *record) clone() record {
+	c := *r
+	c.Snapshots = slices.Clone(r.Snapshots)
+	return c
+}
+
+func (r *record) snapshot(id string) *snapRecord {
+	i := slices.IndexFunc(r.Snapshots, func(s snapRecord) bool { return s.ID == id })
+	if i < 0 {
+		return nil
+	}
+	return &r.Snapshots[i]
+}
+
+func (r *record) drop(id string) {
+	r.Snapshots = slices.DeleteFunc(r.Snapshots, func(s snapRecord) bool { return s.ID == id })
+}
+
+// pending returns the oldest snapshot that waits for its upload; nil: none.
+func (r *record) pending() *snapRecord {
+	i := slices.IndexFunc(r.Snapshots, func(s snapRecord) bool { return s.Kind == kindPending })
+	if i < 0 {
+		return nil
+	}
+	return &r.Snapshots[i]
+}
+
+func (r *record) count(kind string) (n int) {
+	for _, s := range r.Snapshots {
+		if s.Kind == kind {
+			n++
+		}
+	}
+	return n
+}
+
+// held returns the BTRFS generation of data up to which a snapshot of this kind
+// would hold nothing new: that of the last one of its kind, or of Base.
+func (r *record) held(kind string) uint64 {
+	gen := r.SavedGen
+	for _, s := range r.Snapshots {
+		if s.Kind == kindPending || kind == kindDivergent && r.Fence != nil && s.ID == r.Fence.Snapshot {
+			gen = max(gen, s.Gen)
+		}
+	}
+	return gen
+}
+
+// see remembers the newest manifest that the Hive showed.
+func (r *record) see(generation uint64, hash string) {
+	if r.Seen == nil || generation > r.Seen.Generation {
+		r.Seen = &mark{Generation: generation, Hash: hash}
+	}
+}
+
+// base gives the record of the base to package replica; dir is the snapshots' folder.
+func (b *baseRecord) replica(dir string) (replica.Base, error) {
+	if b == nil {
+		return replica.Base{}, nil
+	}
+	root, err := cid.Decode(b.Root)
+	if err != nil {
+		return replica.Base{}, fmt.Errorf("root of the last snapshot: %w", err)
+	}
+	hash, err := hive.ParseHash(b.Hash)
+	if err != nil {
+		return replica.Base{}, fmt.Errorf("hash of the last snapshot: %w", err)
+	}
+	out := replica.Base{Root: root, Hash: hash, Generation: b.Generation, SizeTotal: b.SizeTotal, ChunkSize: b.ChunkSize}
+	if b.Local != "" {
+		out.Local = filepath.Join(dir, b.Local)
+	}
+	return out, nil
+}
+
+// encode returns the bytes of volume.json.
+func (r *record) encode() ([]byte, error) {
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encode volume.json: %w", err)
+	}
+	if len(b) > maxRecord {
+		return nil, fmt.Errorf("%w: over %d bytes", errRecord, maxRecord)
+	}
+	return append(b, '\n'), nil
+}

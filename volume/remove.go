@@ -1,0 +1,101 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"fractal-lazy/backing"
+)
+
+// removeWait is how long Remove waits for a step that is under way.
+const removeWait = 10 * time.Second
+
+// Remove takes the volume off this machine: its folder goes to the trash, by
+// renames, and is deleted later. What the Hive and the block stores hold stays.
+// ErrInUse while it is mounted; ErrNotSaved where it holds changes that are
+// nowhere else and force is not set. Ids of mounts that are gone do not matter.
+func (m *Manager) Remove(ctx context.Context, name string, force bool) error {
+	v, err := m.lookup(name)
+	if err != nil {
+		return err
+	}
+	wait, cancel := context.WithTimeout(ctx, removeWait)
+	defer cancel()
+	if err := v.enter(wait, stepRemove); err != nil {
+		return err
+	}
+	defer v.leave()
+	v.mu.Lock()
+	used := v.live != nil || v.prep != nil
+	v.mu.Unlock()
+	if used {
+		return v.wrap(fmt.Errorf("%w: unmount it first", ErrInUse))
+	}
+	m.stopWork(v)
+	if err := m.checkSaved(v); err != nil && !force {
+		return v.wrap(err)
+	}
+	if r := v.record(); r.Writer && m.d.Hive != nil {
+		// Else others would be refused for the sake of a machine that has forgotten the volume.
+		if err := m.clearWriter(ctx, v); err != nil {
+			m.logger(v, "remove").Warn().Err(err).Msg("the Hive still names this machine as the writer: others need takeover=always")
+		}
+	}
+	return m.bury(v)
+}
+
+// bury moves a volume to the trash.
+//
+// Order: 1. data and snapshots; 2. volume.json, with which the volume is gone.
+// A crash between them leaves a volume without data, which can be removed again.
+// Views of the key stay: they are volumes of their own.
+func (m *Manager) bury(v *vol) error {
+	err := m.toTrash(v.data(), v.next(), v.snaps(), v.idsFile(), v.recordFile())
+	if err != nil {
+		return v.wrap(err)
+	}
+	v.mutate(func() { v.gone = true })
+	m.mu.Lock()
+	delete(m.vols, v.name)
+	m.mu.Unlock()
+	if m.d.Metrics != nil && !v.isView() {
+		m.d.Metrics.Forget(v.pub.String())
+	}
+	m.logger(v, "remove").Info().Msg("volume removed")
+	// The folders go where nothing else is in them.
+	for dir := v.dir; dir != m.volumes() && os.Remove(dir) == nil; {
+		dir = filepath.Dir(dir)
+	}
+	if err := backing.SyncFS(m.o.Root); err != nil {
+		return v.wrap(err)
+	}
+	return nil
+}
+
+// checkSaved returns ErrNotSaved where the volume holds changes that are only here.
+func (m *Manager) checkSaved(v *vol) error {
+	if v.isView() {
+		return nil
+	}
+	const what = "wait for the upload (`fractal-lazy flush`), or remove it with --force"
+	r := v.record()
+	if n := r.count(kindDivergent); n > 0 {
+		return fmt.Errorf("%w: %d local snapshots hold changes that were never published; copy what you need from %s, then remove it with --force",
+			ErrNotSaved, n, v.snaps())
+	}
+	if r.pending() != nil {
+		return fmt.Errorf("%w: a snapshot was not uploaded yet; %s", ErrNotSaved, what)
+	}
+	changed, err := m.differs(v)
+	if err != nil && !errors.Is(err, backing.ErrNotSubvolume) {
+		return err
+	}
+	if changed {
+		return fmt.Errorf("%w: it may have changed since its last upload; %s", ErrNotSaved, what)
+	}
+	return nil
+}

@@ -1,0 +1,139 @@
+package volume
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+// backoff counts failed tries.
+type backoff struct {
+	tries int
+	until time.Time
+}
+
+const (
+	firstRetry = time.Second
+	lastRetry  = 5 * time.Minute
+)
+
+// failed returns the backoff after one more failure: twice as long each time,
+// and a quarter to either side, so that machines that lost the Hive at once do
+// not come back at once. chance is in [0, 1).
+func (b backoff) failed(now time.Time, chance float64) backoff {
+	d := lastRetry
+	if b.tries < 9 {
+		d = min(firstRetry<<b.tries, lastRetry)
+	}
+	d = time.Duration(float64(d) * (0.75 + chance/2))
+	return backoff{tries: b.tries + 1, until: now.Add(d)}
+}
+
+func chance() float64 { return rand.Float64() }
+
+const (
+	// linger is how long a mount without users waits for one: that of a Mount
+	// whose caller gave up, and of which nobody sends an Unmount.
+	linger = time.Minute
+	// checkEvery is the time between fencing checks where no interval is set.
+	checkEvery = time.Minute
+	// looksAgain is when a volume is looked at that waits for nothing.
+	looksAgain = time.Hour
+)
+
+// situation is all that the scheduler knows of a volume.
+type situation struct {
+	now      time.Time
+	working  bool // the worker runs
+	mounting bool // a Mount is in preparation
+	removing bool
+	mounted  bool
+	closing  bool // a taking down that failed
+	users    int  // mount ids
+	since    time.Time
+	view     bool
+	fenced   bool
+	release  bool // to be given back
+	final    bool // not mounted: the snapshot of the last use is taken
+	pending  int  // local snapshots to be published
+	hive     bool // one is configured
+	asked    bool // somebody waits for the upload
+	interval time.Duration
+	lastSnap time.Time
+	lastAsk  time.Time
+	retry    time.Time // not before, after a failed upload
+}
+
+// plan is what the worker is to do, in the order of its fields.
+type plan struct {
+	takeDown bool
+	snapshot bool
+	ask      bool // the fencing check
+	publish  bool
+	release  bool
+	why      string
+	next     time.Time // when to look again, where nothing is to be done
+}
+
+func (p *plan) any() bool { return p.takeDown || p.snapshot || p.ask || p.publish || p.release }
+
+// decide says what a volume needs now. It is a pure function.
+func decide(s situation) (p plan) {
+	p.next = s.now.Add(looksAgain)
+	// due reports whether t has come, and otherwise remembers it.
+	due := func(t time.Time) bool {
+		if !t.After(s.now) {
+			return true
+		}
+		if t.Before(p.next) {
+			p.next = t
+		}
+		return false
+	}
+	note := func(why string) {
+		if p.why == "" {
+			p.why = why
+		}
+	}
+	if s.working || s.mounting || s.removing {
+		return p
+	}
+	if s.mounted && s.users == 0 && due(s.since.Add(linger)) {
+		p.takeDown = true
+		note("mounted, and nobody uses it")
+		return p
+	}
+	if s.closing || s.view || s.fenced {
+		return p
+	}
+	switch {
+	case s.mounted && s.interval > 0 && s.pending == 0 && due(s.lastSnap.Add(s.interval)):
+		p.snapshot = true
+		note("the interval is over")
+	case !s.mounted && s.release && !s.final && due(s.retry):
+		p.snapshot = true
+		note("it was in use, and its last state has no snapshot yet")
+	}
+	every := s.interval
+	if every == 0 {
+		every = checkEvery
+	}
+	if s.mounted && s.hive && due(s.lastAsk.Add(every)) {
+		p.ask = true
+		note("fencing check")
+	}
+	ready := s.asked || s.pending > 0 && due(s.retry)
+	if s.pending > 0 && ready {
+		p.publish = true
+		note("a snapshot waits for its upload")
+	}
+	if !s.mounted && s.release && s.final && (s.pending == 0 || p.publish) && (s.asked || due(s.retry)) {
+		p.release = true
+		note("no longer in use")
+	}
+	// A snapshot that is taken now is published, and a volume that is not in use given back, in the same go.
+	if p.snapshot {
+		p.publish = true
+		p.release = !s.mounted && s.release
+	}
+	return p
+}

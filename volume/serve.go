@@ -1,0 +1,104 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"fractal-lazy/backing"
+	"fractal-lazy/fusefs"
+	"fractal-lazy/lazy"
+
+	"golang.org/x/sys/unix"
+)
+
+// live is what a mounted volume holds open.
+type live struct {
+	tree   *backing.Tree
+	lazy   *lazy.Tree
+	fs     *fusefs.FS
+	path   string
+	cancel context.CancelFunc // of what runs beside it
+	done   chan struct{}      // lazy.Run has returned
+	wg     sync.WaitGroup     // what runs beside it
+}
+
+// serve opens and mounts data.
+func (m *Manager) serve(ctx context.Context, v *vol) (_ *live, err error) {
+	l := &live{path: filepath.Join(m.o.Mounts, v.name), done: make(chan struct{})}
+	if err := mountFolder(l.path); err != nil {
+		return nil, err
+	}
+	if l.tree, err = backing.OpenTree(v.data()); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			l.tree.Close()
+		}
+	}()
+	log := m.log.With().Str("volume", v.name).Logger()
+	l.lazy, err = lazy.Open(ctx, l.tree, m.storeOf(v), v.key.Sealer(), lazy.Options{
+		FetchTimeout: v.set.fetchTimeout, Prefetch: v.set.prefetch, Volume: v.name, Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	opt := fusefs.Options{ReadOnly: v.isView(), Log: log}
+	if f := m.figures(v); f != nil {
+		opt.Observe = f.Op
+	}
+	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	l.cancel = cancel
+	if v.set.size > 0 {
+		g := &gauge{path: v.data(), total: v.set.size, log: log}
+		g.measure()
+		l.wg.Go(func() { g.run(run) })
+		opt.Limit = g.limit
+	}
+	if l.fs, err = fusefs.Mount(l.tree, l.lazy, l.path, opt); err != nil {
+		cancel()
+		l.wg.Wait()
+		return nil, errors.Join(err, l.lazy.Close())
+	}
+	l.wg.Go(func() {
+		defer close(l.done)
+		if err := l.lazy.Run(run); err != nil && run.Err() == nil {
+			log.Error().Err(err).Str("op", "hydrate").Msg("background fetching ended; what is read is still fetched")
+		}
+	})
+	return l, nil
+}
+
+// mountFolder makes the mount point, and clears away what a dead daemon left on it.
+func mountFolder(path string) error {
+	for range 8 {
+		err := os.MkdirAll(path, 0o755)
+		var st unix.Stat_t
+		if err == nil {
+			err = unix.Lstat(path, &st)
+		}
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.ENOTCONN) && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("mount point: %w", err)
+		}
+		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("mount point %s: clear away a dead mount: %w", path, err)
+		}
+	}
+	return fmt.Errorf("mount point %s: dead mounts keep coming back", path)
+}
+
+// checkFUSE tells whether this kernel lets us mount at all.
+func checkFUSE() error {
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("%w: /dev/fuse cannot be opened: %w; run `modprobe fuse`, and in a container pass --device /dev/fuse", ErrNotReady, err)
+	}
+	return unix.Close(fd)
+}

@@ -1,0 +1,205 @@
+package volume
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"fractal-lazy/hive"
+)
+
+// reportEvery is how often a caller who waits is told of progress.
+const reportEvery = 250 * time.Millisecond
+
+// Snapshot takes a local snapshot now and has it uploaded. With wait it
+// returns once it is published, telling p of the progress; p may be nil.
+func (m *Manager) Snapshot(ctx context.Context, name string, wait bool, p func(Progress)) (SnapshotInfo, error) {
+	v, err := m.lookup(name)
+	if err != nil {
+		return SnapshotInfo{}, err
+	}
+	if v.isView() {
+		return SnapshotInfo{}, v.wrap(fmt.Errorf("%w: it is a view of a snapshot, and never changes", ErrOption))
+	}
+	if !v.hasData() {
+		return SnapshotInfo{}, v.wrap(fmt.Errorf("%w: it holds nothing yet; mount it first", ErrNotReady))
+	}
+	id, err := m.snapshotNow(ctx, v)
+	if err != nil {
+		return SnapshotInfo{}, v.wrap(err)
+	}
+	v.mutate(func() { v.asked = true })
+	m.poke()
+	if wait {
+		if err := m.waitPublished(ctx, v, p); err != nil {
+			return SnapshotInfo{}, err
+		}
+	}
+	return v.snapshotInfo(id), nil
+}
+
+// Flush takes a snapshot and returns when the Hive has accepted it and
+// everything before it, or when ctx ends. An upload that fails is tried again
+// meanwhile; the error of a ctx that ended names the last failure.
+func (m *Manager) Flush(ctx context.Context, name string, p func(Progress)) (SnapshotInfo, error) {
+	return m.Snapshot(ctx, name, true, p)
+}
+
+// snapshotInfo describes snapshot id as it stands now; empty: nothing had
+// changed, and the newest one is described.
+func (v *vol) snapshotInfo(id string) SnapshotInfo {
+	r := v.record()
+	if s := r.snapshot(id); s != nil && (r.Base == nil || r.Base.Local != id) {
+		return SnapshotInfo{Created: s.Created, Local: id, Note: s.Kind}
+	}
+	if p := lastPending(r); id == "" && p != "" {
+		return v.snapshotInfo(p)
+	}
+	if r.Base == nil {
+		return SnapshotInfo{}
+	}
+	i := r.Base.info()
+	// Later than the base's own: then the tree was the same and nothing was posted.
+	if s := r.snapshot(id); id == "" || s != nil && !s.Created.Equal(r.Base.Created) {
+		i.Unchanged = true
+	}
+	return i
+}
+
+func (b *baseRecord) info() SnapshotInfo {
+	return SnapshotInfo{Generation: b.Generation, Hash: b.Hash, Root: b.Root, Created: b.Created, Size: b.Size,
+		SizeTotal: b.SizeTotal, Local: b.Local, Remote: true, Machine: b.Machine}
+}
+
+// waitPublished returns when no local snapshot waits for its upload.
+func (m *Manager) waitPublished(ctx context.Context, v *vol, p func(Progress)) error {
+	return m.waitFor(ctx, v, p, "publishing", func() (done bool, err error) {
+		if f := v.rec.Fence; f != nil {
+			return false, fmt.Errorf("%w: machine %s; what was not published is kept in %s", ErrFenced, f.By, v.snaps())
+		}
+		return v.rec.pending() == nil && v.work == nil || v.rec.pending() == nil && v.rec.Base != nil, nil
+	})
+}
+
+// WaitReleased returns when the volume is unmounted, all of it is published and
+// the writer is given back, or when ctx ends; the error then names what holds it up.
+func (m *Manager) WaitReleased(ctx context.Context, name string) error {
+	v, err := m.lookup(name)
+	if err != nil {
+		return err
+	}
+	return m.waitReleased(ctx, v)
+}
+
+func (m *Manager) waitReleased(ctx context.Context, v *vol) error {
+	return m.waitFor(ctx, v, nil, "giving back", func() (done bool, err error) {
+		if f := v.rec.Fence; f != nil {
+			return false, fmt.Errorf("%w: machine %s; what was not published is kept in %s", ErrFenced, f.By, v.snaps())
+		}
+		return v.live == nil && v.prep == nil && v.step == stepNone && !v.rec.Release, nil
+	})
+}
+
+// waitFor waits until done, which is asked with v.mu held, is true or an error.
+func (m *Manager) waitFor(ctx context.Context, v *vol, p func(Progress), what string, done func() (bool, error)) error {
+	tick := time.NewTicker(reportEvery)
+	defer tick.Stop()
+	var last Progress
+	var at time.Time
+	for {
+		v.mu.Lock()
+		ok, err := done()
+		ch, now, problem, gone := v.changed, v.uploadIs, v.problem, v.gone
+		v.mu.Unlock()
+		switch {
+		case err != nil:
+			return v.wrap(err)
+		case ok:
+			return nil
+		case gone:
+			return v.wrap(ErrUnknown)
+		}
+		if t := time.Now(); p != nil && t.Sub(at) >= reportEvery {
+			if now.Phase == "" {
+				now.Phase = "waiting"
+				if problem != "" {
+					now.Phase = "waiting to try again: " + problem
+				}
+			}
+			if !at.IsZero() && now.Phase == last.Phase && now.Done > last.Done {
+				now.Rate = float64(now.Done-last.Done) / t.Sub(at).Seconds()
+			}
+			p(now)
+			last, at = now, t
+		}
+		var tickC <-chan time.Time
+		if p != nil {
+			tickC = tick.C
+		}
+		select {
+		case <-ch:
+		case <-tickC:
+		case <-m.life.Done():
+			return v.wrap(fmt.Errorf("%w: the driver is stopping", ErrNotReady))
+		case <-ctx.Done():
+			err := fmt.Errorf("%s is not done: %w", what, ctx.Err())
+			if problem != "" {
+				err = fmt.Errorf("%w; the last try failed: %s", err, problem)
+			}
+			return v.wrap(err)
+		}
+	}
+}
+
+// Snapshots lists the snapshots at the Hive and those that are here,
+// ascending by time. Where the Hive cannot be asked, the local ones come with the error.
+func (m *Manager) Snapshots(ctx context.Context, name string) ([]SnapshotInfo, error) {
+	v, err := m.lookup(name)
+	if err != nil {
+		return nil, err
+	}
+	r := v.record()
+	var out []SnapshotInfo
+	remote, err := m.manifests(ctx, v)
+	for _, mf := range remote {
+		b, berr := baseOf(mf, 0)
+		if berr != nil { // signed by the volume's key, so somebody else's format and no attack
+			b = &baseRecord{Generation: mf.Generation, Hash: mf.Hash().String(), Size: mf.Size, SizeTotal: mf.SizeTotal,
+				Created: time.Unix(int64(min(mf.Creation, 1<<40)), 0).UTC(), Machine: mf.Machine.String()}
+		}
+		i := b.info()
+		if r.Base != nil && r.Base.Hash == b.Hash {
+			i.Local = r.Base.Local
+		}
+		out = append(out, i)
+	}
+	if r.Base != nil && !slices.ContainsFunc(out, func(i SnapshotInfo) bool { return i.Hash == r.Base.Hash }) {
+		out = append(out, r.Base.info())
+	}
+	for _, s := range r.Snapshots {
+		if s.Kind != kindBase {
+			out = append(out, SnapshotInfo{Created: s.Created, Local: s.ID, Note: s.Kind})
+		}
+	}
+	slices.SortStableFunc(out, func(a, b SnapshotInfo) int {
+		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Generation, b.Generation), strings.Compare(a.Local, b.Local))
+	})
+	return out, err
+}
+
+func (m *Manager) manifests(ctx context.Context, v *vol) ([]*hive.Manifest, error) {
+	if m.d.Hive == nil {
+		return nil, v.wrap(fmt.Errorf("%w: %w", ErrNotReady, errNoHive))
+	}
+	all, err := m.d.Hive.All(ctx, v.pub)
+	switch {
+	case isAny(err, hive.ErrNotFound):
+		return nil, nil // not published yet
+	case err != nil:
+		return nil, v.wrap(fmt.Errorf("%w: snapshots at the Hive: %w", ErrNotReady, err))
+	}
+	return all, nil
+}
