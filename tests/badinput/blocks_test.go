@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -89,6 +90,8 @@ func TestRead_ABlockInAnothersPlaceIsRefused(t *testing.T) {
 		return out
 	}
 	big, small := blocksOf("big"), blocksOf("dir/small1")
+	// The end of the big file may lie in the block of the small ones: that block in its own place is no fault.
+	big = slices.DeleteFunc(big, func(id cid.Cid) bool { return slices.Contains(small, id) })
 	if len(big) == 0 || len(small) == 0 {
 		t.Fatal(big, small)
 	}
