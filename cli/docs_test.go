@@ -97,7 +97,7 @@ func TestDocs_OperationsHasEverySettingOptionAndExitCode(t *testing.T) {
 			t.Errorf("lacks the option %s", name)
 		}
 	}
-	for _, code := range []int{ExitOK, ExitFailure, ExitUsage, ExitUnknown, ExitHeld, ExitUnreachable, ExitNotReady, ExitConflict, ExitProtected, ExitInterrupted} {
+	for _, code := range []int{ExitOK, ExitFailure, ExitUsage, ExitUnknown, ExitHeld, ExitUnreachable, ExitNotReady, ExitConflict, ExitProtected, ExitDamaged, ExitInterrupted} {
 		if !strings.Contains(text, fmt.Sprintf("\n| %d | ", code)) {
 			t.Errorf("lacks the exit code %d", code)
 		}

@@ -65,6 +65,7 @@ func (s *Server) routes() {
 	handle("POST "+volumes+"/{name}/snapshot", s.stream("snapshot", s.snapshot))
 	handle("POST "+volumes+"/{name}/flush", s.stream("flush", s.flush))
 	handle("POST "+volumes+"/{name}/hydrate", s.stream("hydrate", s.hydrate))
+	handle("POST "+volumes+"/{name}/verify", s.stream("verify", s.verify))
 }
 
 // with calls fn with the backend, or returns why there is none.

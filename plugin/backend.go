@@ -22,6 +22,7 @@ type Volumes interface {
 	Flush(ctx context.Context, name string, p func(volume.Progress)) (volume.SnapshotInfo, error)
 	Hydrate(ctx context.Context, name string, wait bool, p func(volume.Progress)) error
 	SetHydration(name string, paused bool, rate uint64) error
+	Verify(ctx context.Context, name string, o volume.VerifyOptions, p func(volume.Progress)) (volume.Verification, error)
 	KeyExport(name string) (string, error)
 	Health(ctx context.Context) volume.Health
 }

@@ -196,6 +196,14 @@ func (s *Server) snapshot(r request) (any, error) {
 
 func (s *Server) flush(r request) (any, error) { return r.v.Flush(r.ctx, r.name, r.p) }
 
+func (s *Server) verify(r request) (any, error) {
+	var in control.VerifyRequest
+	if err := decode(r.http, &in); err != nil {
+		return nil, err
+	}
+	return r.v.Verify(r.ctx, r.name, volume.VerifyOptions{Snapshot: in.Snapshot, Sample: in.Sample}, r.p)
+}
+
 func (s *Server) hydrate(r request) (any, error) {
 	var in control.HydrateRequest
 	if err := decode(r.http, &in); err != nil {

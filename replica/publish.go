@@ -167,11 +167,17 @@ func (p *Publisher) distrust(j *Job, err error) {
 	if !j.Base.Root.Defined() || !(errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrCorrupt)) {
 		return
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.lost[j.Base.Root] = true
+	p.Distrust(j.Base.Root)
 	p.log.Warn().Str("volume", j.Volume).Stringer("cid", j.Base.Root).
 		Msg("the store does not have all of the last snapshot; the next attempt sends everything that is here")
+}
+
+// Distrust keeps all later Jobs from building on root as their base: the store turned out not to have all of it. What is here is then
+// read and sent again, as far as the store lacks it.
+func (p *Publisher) Distrust(root cid.Cid) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lost[root] = true
 }
 
 func (p *Publisher) isLost(c cid.Cid) bool {

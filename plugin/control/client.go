@@ -92,6 +92,11 @@ func (c *Client) Hydrate(ctx context.Context, name string, r HydrateRequest, p f
 	return stream[volume.Info](ctx, c, volumePath(name, "/hydrate"), r, p)
 }
 
+// Verify reads a published snapshot back from the block store. That it is damaged is no error: the result says so.
+func (c *Client) Verify(ctx context.Context, name string, r VerifyRequest, p func(volume.Progress)) (volume.Verification, error) {
+	return stream[volume.Verification](ctx, c, volumePath(name, "/verify"), r, p)
+}
+
 // KeyExport returns the volume's private key, as base64.
 func (c *Client) KeyExport(ctx context.Context, name string) (string, error) {
 	k, err := call[Key](ctx, c, "POST", volumePath(name, "/key"), struct{}{})

@@ -17,6 +17,7 @@
 //	GET    /fractal/v1/volumes/{name}/snapshots
 //	POST   /fractal/v1/volumes/{name}/flush         -> SnapshotInfo                    (stream)
 //	POST   /fractal/v1/volumes/{name}/hydrate       HydrateRequest -> Info             (stream)
+//	POST   /fractal/v1/volumes/{name}/verify        VerifyRequest -> Verification      (stream)
 //	POST   /fractal/v1/volumes/{name}/key           -> Key
 //
 // An error is {"error": text, "code": Code} with a status of 4xx or 5xx. A stream is newline-delimited JSON with the status 200:

@@ -76,6 +76,12 @@ type HydrateRequest struct {
 	Rate  *uint64 `json:"rate,omitempty"` // bytes a second, 0: without limit
 }
 
+// VerifyRequest reads a published snapshot back. Snapshot empty: the newest. Sample is a share of the blocks of content, 0 or 1: all.
+type VerifyRequest struct {
+	Snapshot string  `json:"snapshot,omitempty"`
+	Sample   float64 `json:"sample,omitempty"`
+}
+
 // Key is a private key, as base64.
 type Key struct {
 	Privkey string `json:"privkey"`
