@@ -42,6 +42,8 @@ func inspectVolume(w io.Writer, v volume.Info) {
 	line("Fenced by", v.FencedBy)
 	line("Offline", v.OfflineWhy)
 	line("Mount point", v.Mountpoint)
+	line("Mounted by", v.Mount)
+	line("Not direct", v.MountWhy)
 	line("Mounted for", strings.Join(v.Mounts, ", "))
 	line("Generation", fmt.Sprint(v.Generation))
 	line("Replicated", when(v.LastReplicated))
@@ -60,6 +62,7 @@ func inspectVolume(w io.Writer, v volume.Info) {
 	}
 	line("Upload", v.UploadPhase)
 	line("Upload failed", v.UploadError)
+	line("Left out", v.LeftOut)
 	line("Divergent", strings.Join(v.Divergent, ", "))
 	for _, k := range slices.Sorted(maps.Keys(v.Options)) {
 		line("Option "+k, v.Options[k])

@@ -30,7 +30,8 @@ const optionsHelp = `Options (-o KEY=VALUE):
   snapshot=...          a generation, a hash or a time: show the volume as it was then, read-only
   prefetch=all          what the background fetches: all, metadata, none, or so many bytes
   fetch-timeout=0       a read of remote data fails after this time; 0 waits as long as it takes
-  takeover=released     always: take the volume even where another machine holds it`
+  takeover=released     always: take the volume even where another machine holds it
+  mount=fuse            direct: the plain BTRFS without FUSE, from the first mount on that finds everything here`
 
 func (a *app) volumeCreate() *cobra.Command {
 	var options []string

@@ -44,6 +44,9 @@
 // would break an application in the middle of something, for no gain: what it writes goes nowhere
 // but to the divergent snapshot. The next Mount after the last Unmount begins with what the Hive has.
 //
+// With the option mount=direct a complete volume is a bind of data, without FUSE (front, bind.go). Such a mount needs no
+// daemon: where it is in use at the end of one, killed or not, it stays, and the next Open takes it over with its ids.
+//
 // # Life cycle
 //
 // A volume is at rest or mounted. Four steps lead between these states, or
@@ -78,7 +81,7 @@
 // several steps says at its "Order:" what a crash leaves; Open mends it: a
 // half-made data.new and snapshots that no record names go to the trash, a data.new that was whole
 // takes its place, dead mounts are taken away, mount ids are forgotten (the mounts went with the
-// process), and a volume whose writer this machine is gets its last changes published and is given back, unless it
+// process, but for direct ones, which are taken over), and a volume whose writer this machine is gets its last changes published and is given back, unless it
 // is mounted first.
 //
 // # Example

@@ -42,6 +42,9 @@ type Info struct {
 	UploadError    string            `json:"upload_error,omitempty"` // why the last try failed
 	Mounts         []string          `json:"mounts"`                 // ids, ascending
 	Mountpoint     string            `json:"mountpoint"`             // empty: not mounted
+	Mount          string            `json:"mount,omitempty"`        // fuse or direct; empty: not mounted
+	MountWhy       string            `json:"mount_why,omitempty"`    // why it is fuse although the option says direct
+	LeftOut        string            `json:"left_out,omitempty"`     // what of a direct mount no snapshot holds
 	Options        map[string]string `json:"options"`                // effective; no key
 	Created        time.Time         `json:"created"`
 }

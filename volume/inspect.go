@@ -35,6 +35,7 @@ func (v *vol) info() Info {
 	if i.UploadError == "" {
 		i.UploadError = v.snapWhy
 	}
+	i.LeftOut = v.leftOut
 	v.mu.Unlock()
 	if i.Mounts == nil {
 		i.Mounts = []string{}
@@ -64,7 +65,7 @@ func (v *vol) info() Info {
 
 // fill adds what a mounted volume says of itself.
 func (i *Info) fill(l *live) {
-	i.Mountpoint = l.path
+	i.Mountpoint, i.Mount, i.MountWhy = l.path, l.how, l.why
 	s := l.lazy.Status()
 	i.BytesRemote, i.FilesRemote = s.BytesRemote, s.FilesRemote
 	if !s.Complete { // of a complete volume it knows no totals any more

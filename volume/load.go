@@ -191,7 +191,11 @@ func (m *Manager) mend(v *vol) error {
 	if err := m.mendSnapshots(v, r); err != nil {
 		return err
 	}
-	if ids := v.readIDs(); len(ids.IDs) > 0 {
+	ids := v.readIDs()
+	if m.adopt(v, ids) {
+		return nil
+	}
+	if len(ids.IDs) > 0 {
 		why := "the daemon ended without unmounting"
 		if ids.Boot != m.boot {
 			why = "the machine was started anew"

@@ -224,11 +224,7 @@ func (m *Manager) Close(ctx context.Context) error {
 			// what keeps the data together.
 			down, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerIn)
 			defer cancel()
-			v.mutate(func() { clear(v.ids) })
-			err := m.takeDown(down, v, ctx.Err() == nil)
-			if err == nil && ctx.Err() == nil && m.isRunning() {
-				err = m.waitReleased(ctx, v)
-			}
+			err := m.close(ctx, down, v)
 			// A volume that was taken over has nothing left to publish or to give
 			// back, and its log and state say so: that is no failure to stop.
 			if err != nil && !errors.Is(err, ErrFenced) {
@@ -244,6 +240,11 @@ func (m *Manager) Close(ctx context.Context) error {
 	m.mu.Unlock()
 	m.end()
 	m.jobs.Wait()
+	for _, v := range m.all() {
+		if v.live != nil && v.live.how == mountDirect {
+			errs = append(errs, v.live.letGo())
+		}
+	}
 	m.mu.Lock()
 	if m.lock != nil {
 		m.lock.Close()
@@ -251,6 +252,27 @@ func (m *Manager) Close(ctx context.Context) error {
 	}
 	m.mu.Unlock()
 	return errors.Join(errs...)
+}
+
+// close ends the use of one volume; down bounds the local part of it.
+func (m *Manager) close(ctx, down context.Context, v *vol) error {
+	left, err := m.leaveBound(down, v, ctx.Err() == nil)
+	upload := ctx.Err() == nil && m.isRunning()
+	switch {
+	case err != nil:
+		return err
+	case left && upload:
+		v.mutate(func() { v.asked = true })
+		m.poke()
+		return m.waitPublished(ctx, v, nil)
+	case left:
+		return nil
+	}
+	v.mutate(func() { clear(v.ids) })
+	if err := m.takeDown(down, v, ctx.Err() == nil); err != nil || !upload {
+		return err
+	}
+	return m.waitReleased(ctx, v)
 }
 
 // endingError refuses what must not begin once Close has.

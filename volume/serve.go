@@ -19,7 +19,9 @@ import (
 type live struct {
 	tree   *backing.Tree
 	lazy   *lazy.Tree
-	fs     *fusefs.FS
+	fs     front
+	how    string // mountFUSE or mountDirect
+	why    string // why it is FUSE although the option says direct
 	path   string
 	cancel context.CancelFunc // of what runs beside it
 	done   chan struct{}      // lazy.Run has returned
@@ -47,6 +49,12 @@ func (m *Manager) serve(ctx context.Context, v *vol) (_ *live, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if v.set.direct {
+		if l.why = m.serveDirect(v, l, false); l.why == "" {
+			return l, nil
+		}
+		log.Warn().Str("op", "mount").Str("why", l.why).Msg("mounted by FUSE although the option says direct")
+	}
 	opt := fusefs.Options{ReadOnly: v.isView(), Log: log}
 	if f := m.figures(v); f != nil {
 		opt.Observe = f.Op
@@ -59,11 +67,13 @@ func (m *Manager) serve(ctx context.Context, v *vol) (_ *live, err error) {
 		l.wg.Go(func() { g.run(run) })
 		opt.Limit = g.limit
 	}
-	if l.fs, err = fusefs.Mount(l.tree, l.lazy, l.path, opt); err != nil {
+	fs, err := fusefs.Mount(l.tree, l.lazy, l.path, opt)
+	if err != nil {
 		cancel()
 		l.wg.Wait()
 		return nil, errors.Join(err, l.lazy.Close())
 	}
+	l.fs, l.how = fs, mountFUSE
 	l.wg.Go(func() {
 		defer close(l.done)
 		if err := l.lazy.Run(run); err != nil && run.Err() == nil {

@@ -36,6 +36,7 @@ type settings struct {
 	prefetch     lazy.Prefetch
 	fetchTimeout time.Duration // 0: wait
 	takeover     bool          // whoever holds the volume
+	direct       bool          // bind the plain subvolume where nothing is left to fetch
 }
 
 // option describes one key of `-o`. set parses a value into s; the error says
@@ -84,6 +85,13 @@ var options = []option{
 				return "always"
 			}
 			return "released"
+		}},
+	{"mount", "fuse, or direct for the plain BTRFS once everything is here", "mount=direct", setMount,
+		func(s *settings) string {
+			if s.direct {
+				return mountDirect
+			}
+			return mountFUSE
 		}},
 }
 
@@ -234,6 +242,15 @@ func setTakeover(s *settings, v string) error {
 		return nil
 	}
 	return fmt.Errorf("not a rule")
+}
+
+func setMount(s *settings, v string) error {
+	switch v {
+	case mountFUSE, mountDirect:
+		s.direct = v == mountDirect
+		return nil
+	}
+	return fmt.Errorf("not a way to mount")
 }
 
 // selector names one snapshot of a volume: exactly one of hash, generation and before is set.

@@ -22,6 +22,7 @@ func TestSettings_GoodValues(t *testing.T) {
 		{"prefetch=metadata", "prefetch", "metadata"}, {"prefetch=1MiB", "prefetch", "1048576"},
 		{"fetch-timeout=0", "fetch-timeout", "0s"}, {"fetch-timeout=30s", "fetch-timeout", "30s"},
 		{"takeover=always", "takeover", "always"}, {"takeover=released", "takeover", "released"},
+		{"mount=direct", "mount", "direct"}, {"mount=fuse", "mount", "fuse"},
 	} {
 		s, err := parseSettings(kv(c.in), time.Minute)
 		if err != nil {
@@ -34,7 +35,7 @@ func TestSettings_GoodValues(t *testing.T) {
 	}
 	s, err := parseSettings(nil, time.Minute)
 	must(t, err)
-	want := kv("interval=1m0s", "chunk-size=256 KiB", "compression=default", "nocow=false", "size=0", "prefetch=all", "fetch-timeout=0s", "takeover=released")
+	want := kv("interval=1m0s", "chunk-size=256 KiB", "compression=default", "nocow=false", "size=0", "prefetch=all", "fetch-timeout=0s", "takeover=released", "mount=fuse")
 	if got := s.effective(); !maps.Equal(got, want) {
 		t.Errorf("defaults: %v", got)
 	}
@@ -44,7 +45,7 @@ func TestSettings_BadValuesNameTheGoodOnes(t *testing.T) {
 	for _, in := range []string{
 		"interval=1s", "interval=-5s", "interval=soon", "interval=", "interval=9999999h", "chunk-size=100KiB", "chunk-size=1MiB", "chunk-size=x",
 		"compression=", "compression=gzip", "nocow=yes", "size=-1", "size=1KiB", "size=many", "size=2EiB", "snapshot=", "snapshot=0",
-		"snapshot=yesterday", "prefetch=some", "prefetch=", "fetch-timeout=-1s", "fetch-timeout=x", "takeover=never", "takeover=",
+		"snapshot=yesterday", "prefetch=some", "prefetch=", "fetch-timeout=-1s", "fetch-timeout=x", "takeover=never", "takeover=", "mount=bind", "mount=",
 		"unknown=1", "=", "Interval=60s", "size=" + strings.Repeat("9", 300),
 	} {
 		_, err := parseSettings(kv(in), time.Minute)

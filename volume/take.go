@@ -63,6 +63,9 @@ func (m *Manager) takeSnapshot(ctx context.Context, v *vol, kind string) (id str
 		return "", err
 	}
 	v.mutate(func() { v.lastSnap = now })
+	if v.set.direct {
+		m.noteLeftOut(v)
+	}
 	m.logger(v, "snapshot").Debug().Str("snapshot", id).Str("kind", kind).Msg("local snapshot taken")
 	if kind == kindDivergent {
 		err = m.fenceSnapshot(v, id)

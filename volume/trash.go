@@ -106,6 +106,13 @@ func purge(path string) error {
 	if ok, err := backing.IsSubvolume(path); err != nil {
 		return err
 	} else if ok {
+		err := backing.DeleteSubvolume(path)
+		if !errors.Is(err, backing.ErrNested) {
+			return err
+		}
+		if err := purgeNested(path); err != nil {
+			return err
+		}
 		return backing.DeleteSubvolume(path)
 	}
 	list, err := os.ReadDir(path)
@@ -118,4 +125,30 @@ func purge(path string) error {
 		}
 	}
 	return os.Remove(path)
+}
+
+// purgeNested deletes the subvolumes below dir, which only a direct mount lets applications make.
+func purgeNested(dir string) error {
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		if !e.IsDir() {
+			continue
+		}
+		path := filepath.Join(dir, e.Name())
+		ok, err := backing.IsSubvolume(path)
+		switch {
+		case err != nil:
+		case ok:
+			err = purge(path)
+		default:
+			err = purgeNested(path)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -61,6 +61,7 @@ type vol struct {
 	uploadIs Progress
 	problem  string // why the last upload failed
 	snapWhy  string // why the last interval snapshot failed
+	leftOut  string // what the last snapshot of a direct mount does not hold
 }
 
 // prep is one try at mounting, shared by all who wait for it.

@@ -19,7 +19,7 @@ import (
 func TestFailover_OptionsAreRefusedWithTheirNames(t *testing.T) {
 	w := newWorld(t)
 	a := w.device("a", w.url)
-	names := []string{"privkey", "interval", "chunk-size", "compression", "nocow", "size", "snapshot", "prefetch", "fetch-timeout", "takeover"}
+	names := []string{"privkey", "interval", "chunk-size", "compression", "nocow", "size", "snapshot", "prefetch", "fetch-timeout", "takeover", "mount"}
 	a.refused(2, append(names, "colour"), "volume", "create", "v", "-o", "colour=red")
 	a.refused(2, append(names, "Interval"), "volume", "create", "v", "-o", "Interval=60s") // no guessing
 	for _, x := range []struct {
@@ -39,6 +39,7 @@ func TestFailover_OptionsAreRefusedWithTheirNames(t *testing.T) {
 		{"fetch-timeout=never", []string{"fetch-timeout", "0"}},
 		{"fetch-timeout=-2s", []string{"fetch-timeout"}},
 		{"takeover=perhaps", []string{"takeover", "released", "always"}},
+		{"mount=bind", []string{"mount", "fuse", "direct"}},
 		{"takeover=", []string{"takeover", "released", "always"}},
 		{"interval", []string{"KEY=VALUE"}},
 	} {
