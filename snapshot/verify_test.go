@@ -76,7 +76,11 @@ func TestVerify_NamesWhatIsMissingOrSpoilt(t *testing.T) {
 		}
 	}
 	walk("/", top.Dir)
+	tried := map[uint64]int{}
 	for c, block := range sink.m {
+		if tried[c.Prefix().Codec]++; tried[c.Prefix().Codec] > 6 {
+			continue // each run takes others
+		}
 		bad := bytes.Clone(block)
 		bad[len(bad)/2] ^= 1
 		for name, g := range map[string]Getter{
@@ -115,7 +119,7 @@ func (l lacking) Get(ctx context.Context, c cid.Cid) ([]byte, error) {
 func TestVerify_SampleReadsAllNodesAndAShareOfTheContent(t *testing.T) {
 	tree := dir("")
 	for i := range 8 {
-		tree.children = append(tree.children, file(fmt.Sprint(i), noise(uint64(i), 8<<20)))
+		tree.children = append(tree.children, file(fmt.Sprint(i), noise(uint64(i), 2<<20)))
 	}
 	sink := newBlocks()
 	root, _, _ := mustBuild(t, tree, sink, testKey(1), Options{ChunkSize: 128 << 10})
@@ -123,8 +127,8 @@ func TestVerify_SampleReadsAllNodesAndAShareOfTheContent(t *testing.T) {
 	seen := map[uint64]bool{}
 	for seed := range uint64(4) {
 		rep := mustVerify(t, sink, root, VerifyOptions{Sample: 0.25, Seed: seed * 0x1234567890abcdef})
-		// 512 blocks: 128 are to be expected, with a deviation of 10.
-		if rep.Nodes != all.Nodes || all.Blocks != 512 || rep.Blocks < 58 || rep.Blocks > 198 {
+		// 128 blocks: 32 are to be expected, with a deviation of 5.
+		if rep.Nodes != all.Nodes || all.Blocks != 128 || rep.Blocks < 4 || rep.Blocks > 72 {
 			t.Errorf("%d nodes of %d, %d blocks of %d", rep.Nodes, all.Nodes, rep.Blocks, all.Blocks)
 		}
 		seen[rep.Blocks] = true
