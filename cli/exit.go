@@ -26,7 +26,7 @@ const (
 	ExitInterrupted = 130 // by SIGINT or SIGTERM
 )
 
-const exitHelp = `Exit codes: 0 done; 1 failed; 2 wrong usage, name or option; 3 no such volume; 4 another machine holds the volume or took it over;
+const exitHelp = `Exit codes: 0 done; 1 failed; 2 wrong usage, name or option; 3 no such volume or snapshot; 4 another machine holds the volume or took it over;
 5 no daemon answers; 6 not ready (pool, FUSE, Hive or block store is missing); 7 exists already or in use; 8 refused, since data
 would be lost or rolled back; 9 a published snapshot is damaged in the block store; 130 interrupted.`
 
@@ -62,7 +62,7 @@ func ExitCode(err error) int {
 		{ExitOK, []error{nil}},
 		{ExitInterrupted, []error{errInterrupted, context.Canceled}},
 		{ExitUsage, []error{errUsage, volume.ErrName, volume.ErrOption, control.ErrRequest}},
-		{ExitUnknown, []error{volume.ErrUnknown}},
+		{ExitUnknown, []error{volume.ErrUnknown, volume.ErrNoSnapshot}},
 		{ExitHeld, []error{volume.ErrHeld, volume.ErrFenced}},
 		{ExitUnreachable, []error{control.ErrUnreachable}},
 		{ExitConflict, []error{volume.ErrExists, volume.ErrInUse}},

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"text/tabwriter"
-	"time"
 
 	"fractal-lazy/plugin/control"
 	"fractal-lazy/volume"
@@ -67,46 +65,6 @@ func tellSnapshot(w io.Writer, s volume.SnapshotInfo) {
 	default:
 		fmt.Fprintln(w, "nothing to take a snapshot of")
 	}
-}
-
-func (a *app) snapshotsCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:               "snapshots VOLUME",
-		Short:             "List the snapshots of a volume, at the Hive and here",
-		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: a.completeVolumes,
-		RunE: func(c *cobra.Command, args []string) error {
-			all, err := a.client().Snapshots(c.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			return a.print(all, func(w io.Writer) { listSnapshots(w, all) })
-		},
-	}
-}
-
-func listSnapshots(w io.Writer, all []volume.SnapshotInfo) {
-	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, "GENERATION\tCREATED\tADDED\tTOTAL\tWHERE\tMACHINE\tHASH")
-	for _, s := range all {
-		generation, where := fmt.Sprint(s.Generation), "hive"
-		switch {
-		case !s.Remote:
-			generation, where = "-", "here"
-			if s.Note != "" {
-				where += " (" + s.Note + ")"
-			}
-		case s.Local != "":
-			where = "hive, here"
-		}
-		hash := s.Hash
-		if len(hash) > 16 {
-			hash = hash[:16]
-		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", generation, s.Created.UTC().Format(time.RFC3339),
-			humanize.IBytes(s.Size), humanize.IBytes(s.SizeTotal), where, s.Machine, hash)
-	}
-	t.Flush()
 }
 
 func (a *app) hydrateCommand() *cobra.Command {

@@ -48,12 +48,7 @@ func (s *Server) routes() {
 			return struct{}{}, v.Remove(r.Context(), r.PathValue("name"), force)
 		})
 	}))
-	handle("GET "+volumes+"/{name}/snapshots", s.answer("snapshots", func(r *http.Request) (any, error) {
-		return with(s, r, func(v Volumes) ([]volume.SnapshotInfo, error) {
-			all, err := v.Snapshots(r.Context(), r.PathValue("name"))
-			return append([]volume.SnapshotInfo{}, all...), err
-		})
-	}))
+	s.historyRoutes(handle, volumes)
 	handle("POST "+volumes+"/{name}/key", s.answer("key export", func(r *http.Request) (any, error) {
 		return with(s, r, func(v Volumes) (control.Key, error) {
 			k, err := v.KeyExport(r.PathValue("name"))

@@ -51,7 +51,7 @@ func TestControl_VolumeMovesToAnotherMachine(t *testing.T) {
 	if info.Mountpoint != "" || info.Generation != snap.Generation+1 || info.State != volume.StateUnmounted {
 		t.Errorf("unmount that waits ended before the final upload: %+v", info)
 	}
-	all, err := a.client.Snapshots(ctx, "db")
+	all, err := a.client.Snapshots(ctx, "db", false)
 	must(t, err)
 	if len(all) < 2 || all[0].Generation != snap.Generation {
 		t.Errorf("snapshots: %+v", all)

@@ -19,6 +19,8 @@ type Volumes interface {
 	WaitReleased(ctx context.Context, name string) error
 	Snapshot(ctx context.Context, name string, wait bool, p func(volume.Progress)) (volume.SnapshotInfo, error)
 	Snapshots(ctx context.Context, name string) ([]volume.SnapshotInfo, error)
+	LocalSnapshots(name string) ([]volume.SnapshotInfo, error)
+	Restore(ctx context.Context, name, snapshot string) (volume.RestoreResult, error)
 	Flush(ctx context.Context, name string, p func(volume.Progress)) (volume.SnapshotInfo, error)
 	Hydrate(ctx context.Context, name string, wait bool, p func(volume.Progress)) error
 	SetHydration(name string, paused bool, rate uint64) error

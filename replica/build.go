@@ -78,7 +78,7 @@ func (p *Publisher) buildOnce(ctx context.Context, j *Job, progress *reporter, w
 	if set != nil {
 		b.way = WayChanges
 		if set.none() && base.ChunkSize == opt.ChunkSize {
-			b.root = j.Base.Root
+			b.root = j.source().Root
 			return b, nil
 		}
 		patch, err := newPatcher(w, w.origin.tree, base.Dir, set)
@@ -103,7 +103,7 @@ func (p *Publisher) buildOnce(ctx context.Context, j *Job, progress *reporter, w
 		}
 	}
 
-	up := newUploader(ctx, p.store, !j.Base.Root.Defined(), progress.sent)
+	up := newUploader(ctx, p.store, !j.Base.Root.Defined() && !j.source().Root.Defined(), progress.sent)
 	defer up.Abort()
 	if b.root, _, b.stats, err = snapshot.Build(ctx, root, &cachingSink{up, p.nodes}, sealer, opt); err != nil {
 		return b, err
@@ -148,21 +148,22 @@ func (p *Publisher) changesOf(ctx context.Context, j *Job, w *walker, info *back
 // openBase gives the walker and the builder what can be taken from the base, and returns its root, nil where there is nothing. done frees it.
 func (p *Publisher) openBase(ctx context.Context, j *Job, w *walker, s *seal.Sealer, opt *snapshot.Options) (top *wire.Root, done func(), err error) {
 	done = func() {}
-	if !j.Base.Root.Defined() || p.isLost(j.Base.Root) {
+	from := j.source()
+	if !from.Root.Defined() || p.isLost(from.Root) {
 		return nil, done, nil
 	}
 	seen := &known{nodes: p.nodes, set: map[[32]byte]struct{}{}}
 	w.base = snapshot.NewReader(seen, s)
-	root, err := w.base.Root(ctx, j.Base.Root)
+	root, err := w.base.Root(ctx, from.Root)
 	if err != nil {
 		return nil, done, err
 	}
 	opt.Have = seen.has
 	opt.Trace = root.Trace // the recorded working set stays until there is another
-	if j.Base.Local == "" {
+	if from.Local == "" {
 		return &root, done, nil
 	}
-	w.origin, err = openOrigin(j.Base.Local)
+	w.origin, err = openOrigin(from.Local)
 	if errors.Is(err, fs.ErrNotExist) { // removed, as local snapshots may be at any time
 		return &root, done, nil
 	}

@@ -96,7 +96,7 @@ func (p *Publisher) publish(ctx context.Context, j *Job, pub seal.Pubkey) (Resul
 	}
 
 	progress.phase("pin")
-	if err := p.pin(ctx, j.Base.Root, b.root); err != nil { // 2
+	if err := p.pin(ctx, j.source().Root, b.root); err != nil { // 2
 		return Result{}, cid.Undef, fmt.Errorf("pin: %w", err)
 	}
 	progress.phase("publish")
@@ -164,11 +164,12 @@ func (p *Publisher) post(ctx context.Context, j *Job, pub seal.Pubkey, m *hive.M
 
 // distrust remembers that the store does not have all of a base, so that the next attempt reads and sends everything.
 func (p *Publisher) distrust(j *Job, err error) {
-	if !j.Base.Root.Defined() || !(errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrCorrupt)) {
+	from := j.source().Root
+	if !from.Defined() || !(errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrCorrupt)) {
 		return
 	}
-	p.Distrust(j.Base.Root)
-	p.log.Warn().Str("volume", j.Volume).Stringer("cid", j.Base.Root).
+	p.Distrust(from)
+	p.log.Warn().Str("volume", j.Volume).Stringer("cid", from).
 		Msg("the store does not have all of the last snapshot; the next attempt sends everything that is here")
 }
 
@@ -184,6 +185,14 @@ func (p *Publisher) isLost(c cid.Cid) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.lost[c]
+}
+
+// source is what the snapshot is compared with.
+func (j *Job) source() Source {
+	if j.Source != nil {
+		return *j.Source
+	}
+	return Source{Root: j.Base.Root, Local: j.Base.Local}
 }
 
 func (j *Job) chunkSize() uint32 {

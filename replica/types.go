@@ -44,6 +44,13 @@ type Base struct {
 	ChunkSize  uint32
 }
 
+// Source is what the data of a Job was restored from, where that is not its Base: the tree and the local snapshot that are compared
+// with. Base then is the manifest before, and nothing else.
+type Source struct {
+	Root  cid.Cid // undefined: the tree is not known, and nothing is taken from it
+	Local string  // path of the local read-only snapshot of just this tree; empty: none here
+}
+
 // Job is one snapshot to publish. A Job that is published again must be the same in every field, or its manifest is another one.
 type Job struct {
 	Volume      string // name for messages
@@ -52,7 +59,8 @@ type Job struct {
 	Snapshot    string // path of the local read-only BTRFS snapshot
 	Created     time.Time
 	Base        Base
-	ChunkSize   uint32 // bytes; 0: the base's, or the default
+	Source      *Source // nil: the data grew out of Base
+	ChunkSize   uint32  // bytes; 0: the base's, or the default
 	Compression snapshot.Compression
 	Progress    func(Progress) // may be nil; called at most a few times a second, from any goroutine, never at once
 }

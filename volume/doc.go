@@ -49,9 +49,9 @@
 //
 // # Life cycle
 //
-// A volume is at rest or mounted. Four steps lead between these states, or
+// A volume is at rest or mounted. Five steps lead between these states, or
 // happen in one of them, and only one runs at a time in a volume (vol.enter): mount, unmount,
-// snapshot, release (giving the writer back); remove ends it. Uploads run beside the steps, one at a
+// snapshot, restore, release (giving the writer back); remove ends it. Uploads run beside the steps, one at a
 // time in a volume, in the order of the snapshots. An interval takes no new
 // snapshot while one waits for its upload: what cannot be uploaded does not pile up.
 // decideClaim, decideData and decide are the pure functions that say what

@@ -7,6 +7,8 @@ import "errors"
 var (
 	// ErrUnknown: no volume has this name here.
 	ErrUnknown = errors.New("no such volume")
+	// ErrNoSnapshot: the volume has no such snapshot, or several that the text may mean.
+	ErrNoSnapshot = errors.New("no such snapshot")
 	// ErrExists: the name or the key is taken by another volume.
 	ErrExists = errors.New("volume exists already")
 	// ErrName: not of the form [A-Za-z0-9][A-Za-z0-9_.-]*, or too long.

@@ -49,6 +49,13 @@ type Info struct {
 	Created        time.Time         `json:"created"`
 }
 
+// Where a snapshot is.
+const (
+	WhereHere    = "here"    // a local snapshot; lost with this machine
+	WhereNetwork = "network" // its manifest is at the Hive, its blocks in the block store
+	WhereBoth    = "both"
+)
+
 // SnapshotInfo is a line of `snapshots`.
 type SnapshotInfo struct {
 	Generation uint64    `json:"generation"` // 0: not published
@@ -58,6 +65,8 @@ type SnapshotInfo struct {
 	Size       uint64    `json:"size"` // bytes added
 	SizeTotal  uint64    `json:"size_total"`
 	Local      string    `json:"local,omitempty"` // uuid of the local snapshot
+	ID         string    `json:"id,omitempty"`    // uuid under which it was taken, here or on another machine
+	Where      string    `json:"where"`           // WhereHere, WhereNetwork or WhereBoth
 	Remote     bool      `json:"remote"`
 	Machine    string    `json:"machine,omitempty"`
 	Unchanged  bool      `json:"unchanged,omitempty"` // equal to the newest published one: nothing was posted

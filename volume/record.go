@@ -41,6 +41,7 @@ type record struct {
 	Release  bool              `json:"release"`           // unmounted: publish what is left, then give the writer back
 	Seen     *mark             `json:"seen,omitempty"`    // highest generation that the Hive ever showed
 	Base     *baseRecord       `json:"base,omitempty"`    // what the data comes from, or was last published as
+	From     *originRecord     `json:"from,omitempty"`    // what the data was restored from since Base; no snapshot was taken of it yet
 	SavedGen uint64            `json:"saved_gen"`         // BTRFS generation of data when it equalled Base
 	// Snapshots are the local ones, ascending by time.
 	Snapshots  []snapRecord `json:"snapshots,omitempty"`
@@ -80,6 +81,16 @@ type snapRecord struct {
 	Kind    string    `json:"kind"`
 	Created time.Time `json:"created"`
 	Gen     uint64    `json:"gen"` // BTRFS generation of data that it holds
+	// From is set where data was restored since the snapshot before this one.
+	From *originRecord `json:"from,omitempty"`
+	// Published is what an old snapshot is at the Hive, where that is known.
+	Published *baseRecord `json:"published,omitempty"`
+}
+
+// originRecord is what data was restored from: its next snapshot is compared with this, and published behind Base.
+type originRecord struct {
+	Root  string `json:"root,omitempty"`  // empty: it was never published
+	Local string `json:"local,omitempty"` // uuid of the snapshot under snapshots/ that has just this tree; empty: none
 }
 
 type fenceRecord struct {
@@ -94,6 +105,8 @@ type swapRecord struct {
 	Kind   string      `json:"kind,omitempty"`   // of Keep
 	Base   *baseRecord `json:"base,omitempty"`   // of data.new; nil: an empty volume
 	Totals *totals     `json:"totals,omitempty"` // of data.new
+	// From is set by a restore: Base stays, and today's data, of which a snapshot was taken, goes.
+	From *originRecord `json:"from,omitempty"`
 }
 
 type totals struct {
@@ -152,6 +165,9 @@ func (r *record) check() error {
 	if r.Base != nil && r.Base.check() != nil {
 		return bad("base")
 	}
+	if r.From.check() != nil {
+		return bad("from")
+	}
 	if len(r.Snapshots) > maxSnapshots {
 		return bad("too many snapshots")
 	}
@@ -159,12 +175,16 @@ func (r *record) check() error {
 		if !isUUID(s.ID) || !slices.Contains([]string{kindPending, kindBase, kindOld, kindDivergent}, s.Kind) {
 			return bad("snapshots")
 		}
+		if s.From.check() != nil || s.Published != nil && s.Published.check() != nil {
+			return bad("snapshots")
+		}
 	}
 	if f := r.Fence; f != nil && (f.By != "" && !isUUID(f.By) || f.Snapshot != "" && !isUUID(f.Snapshot)) {
 		return bad("fence")
 	}
 	if w := r.Swap; w != nil {
-		if w.Keep != "" && (!isUUID(w.Keep) || w.Kind != kindOld && w.Kind != kindDivergent) || w.Base != nil && w.Base.check() != nil {
+		if w.Keep != "" && (!isUUID(w.Keep) || w.Kind != kindOld && w.Kind != kindDivergent) || w.Base != nil && w.Base.check() != nil ||
+			w.From.check() != nil || w.From != nil && w.Totals == nil {
 			return bad("swap")
 		}
 	}
@@ -182,6 +202,20 @@ func (b *baseRecord) check() error {
 		return errRecord
 	}
 	return nil
+}
+
+// check passes where there is none.
+func (o *originRecord) check() error {
+	switch {
+	case o == nil:
+		return nil
+	case o.Local != "" && !isUUID(o.Local):
+		return errRecord
+	case o.Root == "":
+		return nil
+	}
+	_, err := cid.Decode(o.Root)
+	return err
 }
 
 // isUUID accepts the one spelling that this program writes; others could be the same folder twice.
@@ -264,6 +298,26 @@ func (b *baseRecord) replica(dir string) (replica.Base, error) {
 		out.Local = filepath.Join(dir, b.Local)
 	}
 	return out, nil
+}
+
+// source gives what data was restored from to package replica; dir is the snapshots' folder. Nil for a nil record.
+func (o *originRecord) source(dir string, base replica.Base) (*replica.Source, error) {
+	if o == nil {
+		return nil, nil
+	}
+	if o.Root == "" {
+		// Only the tree of Base is known. Its names are compared with, but no file is taken unread.
+		return &replica.Source{Root: base.Root}, nil
+	}
+	root, err := cid.Decode(o.Root)
+	if err != nil {
+		return nil, fmt.Errorf("root of the restored snapshot: %w", err)
+	}
+	s := &replica.Source{Root: root}
+	if o.Local != "" {
+		s.Local = filepath.Join(dir, o.Local)
+	}
+	return s, nil
 }
 
 // encode returns the bytes of volume.json.

@@ -1,11 +1,8 @@
 package volume
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	"fractal-lazy/hive"
@@ -53,7 +50,7 @@ func (m *Manager) Flush(ctx context.Context, name string, p func(Progress)) (Sna
 func (v *vol) snapshotInfo(id string) SnapshotInfo {
 	r := v.record()
 	if s := r.snapshot(id); s != nil && (r.Base == nil || r.Base.Local != id) {
-		return SnapshotInfo{Created: s.Created, Local: id, Note: s.Kind}
+		return s.info()
 	}
 	if p := lastPending(r); id == "" && p != "" {
 		return v.snapshotInfo(p)
@@ -67,11 +64,6 @@ func (v *vol) snapshotInfo(id string) SnapshotInfo {
 		i.Unchanged = true
 	}
 	return i
-}
-
-func (b *baseRecord) info() SnapshotInfo {
-	return SnapshotInfo{Generation: b.Generation, Hash: b.Hash, Root: b.Root, Created: b.Created, Size: b.Size,
-		SizeTotal: b.SizeTotal, Local: b.Local, Remote: true, Machine: b.Machine}
 }
 
 // waitPublished returns when no local snapshot waits for its upload.
@@ -152,42 +144,6 @@ func (m *Manager) waitFor(ctx context.Context, v *vol, p func(Progress), what st
 			return v.wrap(err)
 		}
 	}
-}
-
-// Snapshots lists the snapshots at the Hive and those that are here,
-// ascending by time. Where the Hive cannot be asked, the local ones come with the error.
-func (m *Manager) Snapshots(ctx context.Context, name string) ([]SnapshotInfo, error) {
-	v, err := m.lookup(name)
-	if err != nil {
-		return nil, err
-	}
-	r := v.record()
-	var out []SnapshotInfo
-	remote, err := m.manifests(ctx, v)
-	for _, mf := range remote {
-		b, berr := baseOf(mf, 0)
-		if berr != nil { // signed by the volume's key, so somebody else's format and no attack
-			b = &baseRecord{Generation: mf.Generation, Hash: mf.Hash().String(), Size: mf.Size, SizeTotal: mf.SizeTotal,
-				Created: time.Unix(int64(min(mf.Creation, 1<<40)), 0).UTC(), Machine: mf.Machine.String()}
-		}
-		i := b.info()
-		if r.Base != nil && r.Base.Hash == b.Hash {
-			i.Local = r.Base.Local
-		}
-		out = append(out, i)
-	}
-	if r.Base != nil && !slices.ContainsFunc(out, func(i SnapshotInfo) bool { return i.Hash == r.Base.Hash }) {
-		out = append(out, r.Base.info())
-	}
-	for _, s := range r.Snapshots {
-		if s.Kind != kindBase {
-			out = append(out, SnapshotInfo{Created: s.Created, Local: s.ID, Note: s.Kind})
-		}
-	}
-	slices.SortStableFunc(out, func(a, b SnapshotInfo) int {
-		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Generation, b.Generation), strings.Compare(a.Local, b.Local))
-	})
-	return out, err
 }
 
 func (m *Manager) manifests(ctx context.Context, v *vol) ([]*hive.Manifest, error) {

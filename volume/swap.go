@@ -112,7 +112,7 @@ func (m *Manager) prepareRoot(v *vol) error {
 	return nil
 }
 
-// finishSwap does steps 3 to 5 of replaceData, from wherever they were left.
+// finishSwap does steps 3 to 5 of replaceData, or of restoreData, from wherever they were left.
 func (m *Manager) finishSwap(v *vol) error {
 	r := v.record()
 	w := r.Swap
@@ -120,6 +120,11 @@ func (m *Manager) finishSwap(v *vol) error {
 		if w.Keep != "" && !v.has(v.snap(w.Keep)) {
 			if err := os.Rename(v.data(), v.snap(w.Keep)); err != nil {
 				return fmt.Errorf("keep the data that was here: %w", err)
+			}
+		}
+		if w.From != nil { // a snapshot was taken of it
+			if err := m.toTrash(v.data()); err != nil {
+				return err
 			}
 		}
 		if err := os.Rename(v.next(), v.data()); err != nil {
@@ -133,6 +138,9 @@ func (m *Manager) finishSwap(v *vol) error {
 	}
 	if err := backing.SyncFS(v.dir); err != nil {
 		return err
+	}
+	if w.From != nil {
+		return m.restored(v)
 	}
 	gen, err := backing.Generation(v.data())
 	if err != nil {
@@ -158,9 +166,15 @@ func (m *Manager) finishSwap(v *vol) error {
 			r.drop(id)
 		}
 		if w.Keep != "" && r.snapshot(w.Keep) == nil {
-			r.Snapshots = append(r.Snapshots, snapRecord{ID: w.Keep, Kind: w.Kind, Created: m.now().UTC(), Gen: kept})
+			s := snapRecord{ID: w.Keep, Kind: w.Kind, Created: m.now().UTC(), Gen: kept}
+			if w.Kind == kindOld && r.From == nil && r.Base != nil { // equal to it, or it would be divergent
+				b := *r.Base
+				b.Local = ""
+				s.Published = &b
+			}
+			r.Snapshots = append(r.Snapshots, s)
 		}
-		r.Base, r.Swap, r.Fence = w.Base, nil, nil
+		r.Base, r.From, r.Swap, r.Fence = w.Base, nil, nil, nil
 		r.SavedGen = gen
 		r.Totals = totals{}
 		if w.Totals != nil {

@@ -57,7 +57,8 @@ func (m *Manager) takeSnapshot(ctx context.Context, v *vol, kind string) (id str
 		return "", err
 	}
 	err = v.update(func(r *record) {
-		r.Snapshots = append(r.Snapshots, snapRecord{ID: id, Kind: kind, Created: now, Gen: info.CreatedTransid})
+		r.Snapshots = append(r.Snapshots, snapRecord{ID: id, Kind: kind, Created: now, Gen: info.CreatedTransid, From: r.From})
+		r.From = nil // the next one grows out of this one
 	})
 	if err != nil {
 		return "", err

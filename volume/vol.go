@@ -24,6 +24,7 @@ const (
 	stepMount    step = "mount"
 	stepUnmount  step = "unmount"
 	stepSnapshot step = "snapshot"
+	stepRestore  step = "restore"
 	stepRelease  step = "release"
 	stepRemove   step = "remove"
 )

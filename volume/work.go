@@ -42,7 +42,7 @@ func (m *Manager) doWork(ctx context.Context, v *vol, p plan) {
 				v.snapWhy, v.lastSnap = err.Error(), m.now()
 				v.retry = v.retry.failed(m.now(), chance())
 			} else if v.live == nil {
-				v.final = true
+				v.final = v.rec.From == nil // or it was restored since
 			}
 		})
 		if err != nil {
@@ -116,9 +116,13 @@ func (m *Manager) publish(ctx context.Context, v *vol, s snapRecord) error {
 	if err != nil {
 		return err
 	}
+	source, err := s.From.source(v.snaps(), base)
+	if err != nil {
+		return err
+	}
 	start := time.Now()
 	res, err := m.pub.Publish(ctx, replica.Job{
-		Volume: v.name, Key: v.key, Machine: m.id(), Snapshot: v.snap(s.ID), Created: s.Created, Base: base,
+		Volume: v.name, Key: v.key, Machine: m.id(), Snapshot: v.snap(s.ID), Created: s.Created, Base: base, Source: source,
 		ChunkSize: v.set.chunkSize, Compression: v.set.compression,
 		Progress: func(p replica.Progress) {
 			v.mutate(func() { v.uploadIs = Progress{Phase: p.Phase, Done: max(p.Bytes, p.BytesUploaded)} })
@@ -165,7 +169,7 @@ func (m *Manager) published(v *vol, s snapRecord, res replica.Result, dir *wire.
 			b.Size, b.Created, b.Machine = r.Base.Size, r.Base.Created, r.Base.Machine
 		}
 		if n := r.snapshot(s.ID); n != nil {
-			n.Kind = kindBase
+			n.Kind, n.From = kindBase, nil
 		}
 		for _, o := range r.Snapshots {
 			if o.Kind == kindBase && o.ID != s.ID {
@@ -201,7 +205,8 @@ func (m *Manager) giveBack(ctx context.Context, v *vol) error {
 	}
 	defer v.leave()
 	v.mu.Lock()
-	due := v.live == nil && v.prep == nil && v.rec.Release && v.rec.Fence == nil && v.rec.pending() == nil
+	due := v.live == nil && v.prep == nil && v.rec.Release && v.rec.Fence == nil && v.rec.pending() == nil &&
+		v.rec.From == nil // restored meanwhile: a snapshot comes first
 	v.mu.Unlock()
 	if !due {
 		return nil

@@ -80,8 +80,13 @@ func (c *Client) Snapshot(ctx context.Context, name string, wait bool, p func(vo
 	return stream[volume.SnapshotInfo](ctx, c, volumePath(name, "/snapshot"), SnapshotRequest{Wait: wait}, p)
 }
 
-func (c *Client) Snapshots(ctx context.Context, name string) ([]volume.SnapshotInfo, error) {
-	return call[[]volume.SnapshotInfo](ctx, c, "GET", volumePath(name, "/snapshots"), nil)
+// Snapshots lists the snapshots here and at the Hive, or with local those that are here, without asking anybody.
+func (c *Client) Snapshots(ctx context.Context, name string, local bool) ([]volume.SnapshotInfo, error) {
+	return call[[]volume.SnapshotInfo](ctx, c, "GET", volumePath(name, "/snapshots")+"?local="+strconv.FormatBool(local), nil)
+}
+
+func (c *Client) Restore(ctx context.Context, name, snapshot string) (volume.RestoreResult, error) {
+	return call[volume.RestoreResult](ctx, c, "POST", volumePath(name, "/restore"), RestoreRequest{Snapshot: snapshot})
 }
 
 func (c *Client) Flush(ctx context.Context, name string, p func(volume.Progress)) (volume.SnapshotInfo, error) {

@@ -13,6 +13,7 @@ type Code string
 
 const (
 	CodeUnknown   Code = "unknown_volume"
+	CodeNoSnap    Code = "unknown_snapshot"
 	CodeExists    Code = "exists"
 	CodeName      Code = "bad_name"
 	CodeOption    Code = "bad_option"
@@ -42,6 +43,7 @@ var kinds = []struct {
 	status int
 }{
 	{volume.ErrUnknown, CodeUnknown, http.StatusNotFound},
+	{volume.ErrNoSnapshot, CodeNoSnap, http.StatusNotFound},
 	{volume.ErrExists, CodeExists, http.StatusConflict},
 	{volume.ErrName, CodeName, http.StatusBadRequest},
 	{volume.ErrOption, CodeOption, http.StatusBadRequest},

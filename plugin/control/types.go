@@ -69,6 +69,11 @@ type SnapshotRequest struct {
 	Wait bool `json:"wait,omitempty"`
 }
 
+// RestoreRequest names the snapshot that the volume is to hold.
+type RestoreRequest struct {
+	Snapshot string `json:"snapshot"`
+}
+
 // HydrateRequest starts hydration, or changes how it goes on. What is nil stays as it is.
 type HydrateRequest struct {
 	Wait  bool    `json:"wait,omitempty"`

@@ -1,0 +1,118 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"fractal-lazy/volume"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+)
+
+// snapshotHelp says how a snapshot is named, for all commands that take one.
+const snapshotHelp = `SNAPSHOT is a generation, a hash, a CID or an id as ` + "`fractal-lazy snapshots`" + ` lists them, or the beginning of one of these (4 characters or more) where
+no other begins so; or a time (2026-01-31T12:00:00Z, '2026-01-31 12:00' in UTC, or Unix seconds), which means the newest made at or before.`
+
+func (a *app) snapshotsCommand() *cobra.Command {
+	var local bool
+	c := &cobra.Command{
+		Use:   "snapshots VOLUME",
+		Short: "List the snapshots of a volume, here and in the network",
+		Long: `Lists the snapshots of a volume, ascending by time. WHERE is network (its manifest is at the Hive, its blocks in the block store), here (a local
+snapshot only: lost with this machine) or both. NOTE says why a local snapshot is kept: pending waits for its upload, base was published last, old was
+replaced by what another machine published, divergent holds changes that were never published.`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeVolumes,
+		RunE: func(c *cobra.Command, args []string) error {
+			all, err := a.client().Snapshots(c.Context(), args[0], local)
+			if err != nil {
+				return err
+			}
+			return a.print(all, func(w io.Writer) { listSnapshots(w, all) })
+		},
+	}
+	c.Flags().BoolVar(&local, "local", false, "only those that are here; the Hive is not asked")
+	return c
+}
+
+func listSnapshots(w io.Writer, all []volume.SnapshotInfo) {
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(t, "TIME\tGENERATION\tADDED\tTOTAL\tWHERE\tNOTE\tID\tHASH")
+	for _, s := range all {
+		generation, added, total := "-", "-", "-"
+		if s.Remote {
+			generation, added, total = fmt.Sprint(s.Generation), humanize.IBytes(s.Size), humanize.IBytes(s.SizeTotal)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Created.UTC().Format(time.RFC3339),
+			generation, added, total, s.Where, dash(s.Note), short(s.ID, 8), short(s.Hash, 16))
+	}
+	t.Flush()
+}
+
+// short is the beginning of a name, enough to be given back.
+func short(s string, n int) string {
+	if len(s) > n {
+		s = s[:n]
+	}
+	return dash(s)
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+// told names a snapshot in a sentence.
+func told(s volume.SnapshotInfo) string {
+	at := s.Created.UTC().Format(time.RFC3339)
+	switch {
+	case s.Remote:
+		return fmt.Sprintf("generation %d of %s", s.Generation, at)
+	case s.ID != "":
+		return fmt.Sprintf("snapshot %s of %s", s.ID, at)
+	}
+	return "nothing"
+}
+
+func (a *app) restoreCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "restore VOLUME SNAPSHOT|TIME",
+		Short: "Bring a volume back to an earlier state, at once",
+		Long: `Makes a volume that is not mounted hold what one of its snapshots holds. The present state is kept in a snapshot first, whose name is printed: restore
+that to undo it. Nothing is copied: what is not on this machine is fetched when it is read, and in the background. The next published generation is a
+new one with the old content, and costs next to nothing.
+
+` + snapshotHelp,
+		Example: `  fractal-lazy restore db 12
+  fractal-lazy restore db '2026-01-31 12:00'`,
+		Args:              cobra.ExactArgs(2),
+		ValidArgsFunction: a.completeVolumes,
+		RunE: func(c *cobra.Command, args []string) error {
+			r, err := a.client().Restore(c.Context(), args[0], args[1])
+			if err != nil {
+				return err
+			}
+			return a.print(r, func(w io.Writer) { tellRestore(w, r) })
+		},
+	}
+}
+
+func tellRestore(w io.Writer, r volume.RestoreResult) {
+	fmt.Fprintf(w, "%s holds %s\n", r.Volume, told(r.From))
+	if r.Kept.Created.IsZero() {
+		return
+	}
+	name := r.Kept.ID
+	if name == "" {
+		name = fmt.Sprint(r.Kept.Generation)
+	}
+	fmt.Fprintf(w, "what it held before is kept: fractal-lazy restore %s %s\n", r.Volume, name)
+	if r.Remote > 0 {
+		fmt.Fprintf(w, "%s of it is not here yet and comes when it is read\n", humanize.IBytes(r.Remote))
+	}
+}

@@ -1,0 +1,216 @@
+package volume
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"fractal-lazy/hive"
+)
+
+// Snapshots lists the snapshots at the Hive and those that are here, one line for what is in both places,
+// ascending by time. Where the Hive cannot be asked, the local ones come with the error.
+func (m *Manager) Snapshots(ctx context.Context, name string) ([]SnapshotInfo, error) {
+	v, err := m.lookup(name)
+	if err != nil {
+		return nil, err
+	}
+	return m.history(ctx, v)
+}
+
+// LocalSnapshots lists the snapshots that are on this machine, without asking anybody.
+func (m *Manager) LocalSnapshots(name string) ([]SnapshotInfo, error) {
+	v, err := m.lookup(name)
+	if err != nil {
+		return nil, err
+	}
+	return mergeSnapshots(nil, m.home(v).record()), nil
+}
+
+// history is Snapshots of v, or of the volume that v is a view of. Without a Hive there are only local ones.
+func (m *Manager) history(ctx context.Context, v *vol) ([]SnapshotInfo, error) {
+	r := m.home(v).record()
+	if m.d.Hive == nil {
+		return mergeSnapshots(nil, r), nil
+	}
+	remote, err := m.manifests(ctx, v)
+	return mergeSnapshots(remote, r), err
+}
+
+// home is the volume that a view shows, where that is here; any other volume itself.
+func (m *Manager) home(v *vol) *vol {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if h := m.byKey(v.pub); v.isView() && h != nil {
+		return h
+	}
+	return v
+}
+
+// mergeSnapshots makes one list of the Hive's manifests and of the local snapshots of a record. It is a pure function.
+func mergeSnapshots(remote []*hive.Manifest, r *record) []SnapshotInfo {
+	var out []SnapshotInfo
+	for _, mf := range remote {
+		b, err := baseOf(mf, 0)
+		if err != nil { // signed by the volume's key, so somebody else's format and no attack
+			b = &baseRecord{Generation: mf.Generation, Hash: mf.Hash().String(), Size: mf.Size, SizeTotal: mf.SizeTotal,
+				Created: time.Unix(int64(min(mf.Creation, 1<<40)), 0).UTC(), Machine: mf.Machine.String()}
+		}
+		i := b.info()
+		if id := filepath.Base(mf.Path); isUUID(id) {
+			i.ID = id
+		}
+		out = append(out, i)
+	}
+	// known returns the line of a published snapshot, which another machine may have published since the list was made.
+	known := func(b *baseRecord) *SnapshotInfo {
+		at := slices.IndexFunc(out, func(i SnapshotInfo) bool { return i.Hash == b.Hash })
+		if at < 0 {
+			at = len(out)
+			out = append(out, b.info())
+		}
+		return &out[at]
+	}
+	if r.Base != nil {
+		known(r.Base).here(r.Base.Local)
+	}
+	for _, s := range r.Snapshots {
+		switch {
+		case r.Base != nil && s.ID == r.Base.Local:
+		case s.Published != nil && known(s.Published).Local == "":
+			i := known(s.Published)
+			i.here(s.ID)
+			i.Note = s.Kind
+		default:
+			out = append(out, s.info())
+		}
+	}
+	slices.SortStableFunc(out, func(a, b SnapshotInfo) int {
+		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Generation, b.Generation), strings.Compare(a.Local, b.Local))
+	})
+	return out
+}
+
+// here notes that the local snapshot id holds the same.
+func (i *SnapshotInfo) here(id string) {
+	if id == "" {
+		return
+	}
+	i.Local, i.Where = id, WhereBoth
+	if i.ID == "" {
+		i.ID = id
+	}
+}
+
+func (b *baseRecord) info() SnapshotInfo {
+	i := SnapshotInfo{Generation: b.Generation, Hash: b.Hash, Root: b.Root, Created: b.Created, Size: b.Size,
+		SizeTotal: b.SizeTotal, Where: WhereNetwork, Remote: true, Machine: b.Machine}
+	i.here(b.Local)
+	return i
+}
+
+func (s *snapRecord) info() SnapshotInfo {
+	return SnapshotInfo{Created: s.Created, Local: s.ID, ID: s.ID, Where: WhereHere, Note: s.Kind}
+}
+
+// minPrefix is how much of a hash, CID or uuid has to be given.
+const minPrefix = 4
+
+// findSnapshot returns the snapshot of the list, which ascends by time, that a person means by text: a generation, a hash, a
+// CID, the uuid of a local snapshot, the beginning of one of these, or a time, which means the newest one made at or before. ErrNoSnapshot says what
+// is there instead. It is a pure function.
+func findSnapshot(all []SnapshotInfo, text string) (SnapshotInfo, error) {
+	none := func(why string) (SnapshotInfo, error) {
+		if len(text) > maxValue {
+			text = text[:maxValue]
+		}
+		hint := "there is none yet"
+		if n := len(all); n > 0 {
+			hint = fmt.Sprintf("there are %d, from %s to %s; `fractal-lazy snapshots` lists them", n,
+				all[0].Created.UTC().Format(time.RFC3339), all[n-1].Created.UTC().Format(time.RFC3339))
+		}
+		return SnapshotInfo{}, fmt.Errorf("%w: %q: %s; %s", ErrNoSnapshot, clip(text), why, hint)
+	}
+	if text == "" || len(text) > maxValue {
+		return none("give a generation, a hash, a CID, an id or a time")
+	}
+	sel, parseErr := parseSelector(text)
+	if parseErr == nil && sel.generation != 0 {
+		for _, i := range all {
+			if i.Generation == sel.generation {
+				return i, nil
+			}
+		}
+	}
+	if len(text) >= minPrefix {
+		if found := withPrefix(all, strings.ToLower(text)); len(found) == 1 {
+			return found[0], nil
+		} else if len(found) > 1 {
+			return none(fmt.Sprintf("%d begin so: give more of it", len(found)))
+		}
+	}
+	switch {
+	case parseErr != nil:
+		return none("no hash, CID or id begins so, and it is no time (RFC3339, 'YYYY-MM-DD HH:MM[:SS]' in UTC, or Unix seconds)")
+	case sel.before.IsZero():
+		return none("it is not among them")
+	}
+	for _, i := range slices.Backward(all) {
+		if !i.Created.After(sel.before) {
+			return i, nil
+		}
+	}
+	return none("none is that old")
+}
+
+// withPrefix returns the snapshots of which a name begins with text, each once. Two generations may have the same tree.
+func withPrefix(all []SnapshotInfo, text string) (found []SnapshotInfo) {
+	for _, i := range all {
+		if i.Hash == text || i.ID == text || i.Local == text {
+			return []SnapshotInfo{i}
+		}
+		if strings.HasPrefix(i.Hash, text) || strings.HasPrefix(i.ID, text) || strings.HasPrefix(i.Local, text) || strings.HasPrefix(i.Root, text) {
+			found = append(found, i)
+		}
+	}
+	// One tree under several generations is one content: the newest stands for it.
+	if n := len(found); n > 1 && found[0].Root != "" &&
+		!slices.ContainsFunc(found, func(i SnapshotInfo) bool { return i.Root != found[0].Root || !strings.HasPrefix(i.Root, text) }) {
+		found = found[n-1:]
+	}
+	return found
+}
+
+// resolve finds the snapshot that text means. Where the Hive cannot be asked, a local one is found all the same.
+func (m *Manager) resolve(ctx context.Context, v *vol, text string) (SnapshotInfo, error) {
+	ask, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	all, herr := m.history(ask, v)
+	i, err := findSnapshot(all, text)
+	if err != nil && herr != nil {
+		return i, herr
+	}
+	return i, err
+}
+
+// manifestOf returns the manifest of a published snapshot.
+func (m *Manager) manifestOf(ctx context.Context, v *vol, i SnapshotInfo) (*hive.Manifest, error) {
+	h, err := hive.ParseHash(i.Hash)
+	if err != nil {
+		return nil, err
+	}
+	if m.d.Hive == nil {
+		return nil, fmt.Errorf("%w: %w", ErrNotReady, errNoHive)
+	}
+	ask, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	mf, err := m.d.Hive.Manifest(ask, v.pub, h)
+	if err != nil {
+		return nil, fmt.Errorf("%w: manifest of generation %d: %w", ErrNotReady, i.Generation, err)
+	}
+	return mf, nil
+}
