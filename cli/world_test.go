@@ -36,7 +36,7 @@ func TestCommands_VolumeFailsOverToAnotherDevice(t *testing.T) {
 	if all := decode[[]volume.SnapshotInfo](t, a.run("snapshots", "db", "--json").want(t, ExitOK)); len(all) != 2 {
 		t.Errorf("snapshots: %+v", all)
 	}
-	a.run("snapshots", "db").want(t, ExitOK, "GENERATION", "hive")
+	a.run("snapshots", "db").want(t, ExitOK, "GENERATION", "network", "both")
 	info := decode[volume.Info](t, a.run("volume", "inspect", "db", "--json").want(t, ExitOK))
 	if info.State != volume.StateComplete || info.Mountpoint != path || info.Options["chunk-size"] != "64 KiB" || info.LastReplicated == nil {
 		t.Errorf("inspect: %+v", info)

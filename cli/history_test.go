@@ -1,0 +1,45 @@
+package cli
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"fractal-lazy/volume"
+)
+
+// mounted mounts a volume and returns where.
+func (d *device) mounted(t *testing.T, name string) string {
+	t.Helper()
+	lines := strings.Split(strings.TrimSpace(d.run("volume", "mount", name).want(t, ExitOK).out), "\n")
+	return lines[len(lines)-1]
+}
+
+func TestCommands_TimeMachine(t *testing.T) {
+	url, token := startHive(t), newToken()
+	a := startDevice(t, nil, "--hive", url, "--ipfs", url, "--token", token, "--interval", "off")
+	a.run("volume", "create", "db").want(t, ExitOK)
+	path := a.mounted(t, "db")
+	for _, text := range []string{"one", "two"} {
+		must(t, os.WriteFile(filepath.Join(path, "file"), []byte(text), 0o644))
+		a.run("flush", "db").want(t, ExitOK)
+	}
+	a.run("restore", "db", "1").want(t, ExitConflict, "in use", "unmount it first")
+	a.run("volume", "umount", "db").want(t, ExitOK)
+	a.run("restore", "db", "7").want(t, ExitUnknown, "no such snapshot", "there are 2")
+	a.run("restore", "db", "yesterday").want(t, ExitUnknown, "RFC3339")
+	a.run("restore", "no", "1").want(t, ExitUnknown, "no such volume")
+	a.run("restore", "db").want(t, ExitUsage)
+	r := decode[volume.RestoreResult](t, a.run("restore", "db", "1", "--json").want(t, ExitOK))
+	if r.From.Generation != 1 || r.Kept.Generation != 2 {
+		t.Errorf("%+v", r)
+	}
+	path = a.mounted(t, "db")
+	if b, err := os.ReadFile(filepath.Join(path, "file")); err != nil || string(b) != "one" {
+		t.Errorf("%q, %v", b, err)
+	}
+	a.run("volume", "umount", "db").want(t, ExitOK)
+	a.run("restore", "db", "2").want(t, ExitOK, "db holds generation 2", "fractal-lazy restore db ")
+	a.run("snapshots", "--local", "db").want(t, ExitOK, "TIME", "WHERE")
+}
