@@ -39,21 +39,27 @@ type keyJSON struct {
 	Privkey string `json:"privkey,omitempty"`
 	Pubkey  string `json:"pubkey,omitempty"`
 	Secret  string `json:"secret,omitempty"`
+	// SealedKey is the Privkey, sealed with a passphrase.
+	SealedKey string `json:"sealed_key,omitempty"`
 }
 
 func (a *app) keyPubkey() *cobra.Command {
 	return &cobra.Command{
 		Use:     "pubkey [FILE|-]",
 		Short:   "Print the public key of a private key, as hex",
-		Long:    "Reads a private key (hex, base64 or base32) from FILE, or from standard input, and prints its public key: the volume's name at the Hive.",
+		Long:    "Reads a private key (hex, base64 or base32, or sealed) from FILE, or from standard input, and prints its public key: the volume's name at the Hive.",
 		Example: `  fractal-lazy key pubkey db.key`,
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			k, err := a.readKey(args)
+			text, err := a.readKeyText(first(args))
 			if err != nil {
 				return err
 			}
-			return a.print(keyJSON{Pubkey: k.Public().String()}, func(w io.Writer) { fmt.Fprintln(w, k.Public()) })
+			pub, err := publicOf(text)
+			if err != nil {
+				return err
+			}
+			return a.print(keyJSON{Pubkey: pub.String()}, func(w io.Writer) { fmt.Fprintln(w, pub) })
 		},
 	}
 }
@@ -78,11 +84,16 @@ but cannot publish.`,
 }
 
 func (a *app) keyExport() *cobra.Command {
-	return &cobra.Command{
-		Use:               "export VOLUME",
-		Short:             "Print the private key of a volume, as base64",
-		Long:              "Prints the private key of a volume. Who has it can read the volume, publish as it, and mount it anywhere: keep a copy where a fire does not reach both.",
-		Example:           `  (umask 077; fractal-lazy key export db > db.key)`,
+	var pass string
+	c := &cobra.Command{
+		Use:   "export VOLUME",
+		Short: "Print the private key of a volume, as base64, or sealed with a passphrase",
+		Long: `Prints the private key of a volume. Who has it can read the volume, publish as it, and mount it anywhere: keep a copy where a fire does not reach both.
+
+With --passphrase-file it prints the key sealed with the passphrase in that file: one word that may stand in a compose file, and is worth nothing without the
+passphrase. A passphrase that can be guessed is none: take six random words or more.`,
+		Example: `  (umask 077; fractal-lazy key export db > db.key)
+  fractal-lazy key export db --passphrase-file /etc/fractal/passphrase > db.sealed`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeVolumes,
 		RunE: func(c *cobra.Command, args []string) error {
@@ -90,28 +101,54 @@ func (a *app) keyExport() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.print(keyJSON{Privkey: k}, func(w io.Writer) { fmt.Fprintln(w, k) })
+			if pass == "" {
+				return a.print(keyJSON{Privkey: k}, func(w io.Writer) { fmt.Fprintln(w, k) })
+			}
+			p, err := a.readPassphrase(pass)
+			if err != nil {
+				return err
+			}
+			key, err := seal.ParsePrivkey(k)
+			if err != nil {
+				return err
+			}
+			s, err := p.SealKey(key)
+			if err != nil {
+				return err
+			}
+			return a.print(keyJSON{SealedKey: s.Reveal(), Pubkey: s.Public().String()}, func(w io.Writer) { fmt.Fprintln(w, s.Reveal()) })
 		},
 	}
+	a.passphraseFlag(c, &pass)
+	return c
 }
 
 func (a *app) keyImport() *cobra.Command {
 	var options []string
+	var pass string
 	c := &cobra.Command{
-		Use:     "import NAME [FILE|-]",
-		Short:   "Make a volume with the private key in FILE, or on standard input",
-		Long:    "Makes the volume NAME here with a private key read from FILE, or from standard input. It is `volume create NAME -o privkey=...`.\n\n" + optionsHelp,
-		Example: `  fractal-lazy key import db < db.key`,
-		Args:    cobra.RangeArgs(1, 2),
+		Use:   "import NAME [FILE|-]",
+		Short: "Make a volume with the private key in FILE, or on standard input",
+		Long: "Makes the volume NAME here with a private key read from FILE, or from standard input. It is `volume create NAME -o privkey=...`.\n" +
+			"A sealed key wants the file of its passphrase.\n\n" + optionsHelp,
+		Example: `  fractal-lazy key import db < db.key
+  fractal-lazy key import db db.sealed --passphrase-file /etc/fractal/passphrase`,
+		Args: cobra.RangeArgs(1, 2),
 		RunE: func(c *cobra.Command, args []string) error {
 			opts, err := a.parseOptions(options)
 			if err != nil {
 				return usage(c, err)
 			}
-			if _, twice := opts["privkey"]; twice {
-				return usage(c, errors.New("the key comes from FILE or standard input, not from -o privkey"))
+			for _, name := range []string{"privkey", "privkey-file", "sealed-key", "passphrase-file"} {
+				if _, twice := opts[name]; twice {
+					return usage(c, fmt.Errorf("the key comes from FILE or standard input, not from -o %s", name))
+				}
 			}
-			k, err := a.readKey(args[1:])
+			from := first(args[1:])
+			if from == "-" && pass == "-" {
+				return usage(c, errors.New("the key and the passphrase cannot both come from standard input: name the file of one"))
+			}
+			k, err := a.importedKey(from, pass)
 			if err != nil {
 				return err
 			}
@@ -120,16 +157,21 @@ func (a *app) keyImport() *cobra.Command {
 		},
 	}
 	c.Flags().StringArrayVarP(&options, "option", "o", nil, "KEY=VALUE, as often as needed")
+	a.passphraseFlag(c, &pass)
 	return c
+}
+
+// first is the one argument, or "-".
+func first(args []string) string {
+	if len(args) > 0 {
+		return args[0]
+	}
+	return "-"
 }
 
 // readKey reads the key from the file that the one argument names, or from standard input. The argument may be the key itself.
 func (a *app) readKey(args []string) (seal.Privkey, error) {
-	from := "-"
-	if len(args) > 0 {
-		from = args[0]
-	}
-	text, err := a.readKeyText(from)
+	text, err := a.readKeyText(first(args))
 	if err != nil {
 		return seal.Privkey{}, err
 	}
@@ -158,46 +200,51 @@ func (a *app) warnOfArgument() {
 const maxKeyText = 1024
 
 func (a *app) readKeyText(from string) (string, error) {
+	if _, err := os.Lstat(from); from != "-" && errors.Is(err, os.ErrNotExist) && looksLikeKey(from) {
+		a.warnOfArgument()
+		return from, nil
+	}
+	text, err := a.readSecretText(from, "Private key", "key", maxKeyText)
+	return strings.TrimSpace(text), err
+}
+
+// readSecretText reads what the file from holds, or standard input, at most limit bytes; from a terminal a line, without showing it.
+func (a *app) readSecretText(from, prompt, what string, limit int) (string, error) {
+	fail := func(err error) (string, error) { return "", fmt.Errorf("read %s: %w", what, err) }
 	var in io.Reader
 	switch {
 	case from != "-":
 		f, err := os.Open(from)
-		if errors.Is(err, os.ErrNotExist) && looksLikeKey(from) {
-			a.warnOfArgument()
-			return from, nil
-		}
 		if err != nil {
-			return "", fmt.Errorf("read key: %w", err)
+			return fail(err)
 		}
 		defer f.Close()
 		in = f
 	case isTerminal(a.In):
-		fmt.Fprint(a.Err, "Private key (not shown): ")
+		fmt.Fprintf(a.Err, "%s (not shown): ", prompt)
 		b, err := term.ReadPassword(int(a.In.(*os.File).Fd()))
 		fmt.Fprintln(a.Err)
 		if err != nil {
-			return "", fmt.Errorf("read key: %w", err)
+			return fail(err)
 		}
-		return strings.TrimSpace(string(b)), nil
+		return string(b), nil
 	default:
 		in = a.In
 	}
-	b, err := io.ReadAll(io.LimitReader(in, maxKeyText+1))
-	if err != nil {
-		return "", fmt.Errorf("read key: %w", err)
+	b, err := io.ReadAll(io.LimitReader(in, int64(limit)+1))
+	switch {
+	case err != nil:
+		return fail(err)
+	case len(b) > limit:
+		return fail(fmt.Errorf("more than %d bytes are no %s", limit, what))
+	case strings.TrimSpace(string(b)) == "":
+		return fail(errors.New("there is nothing to read"))
 	}
-	if len(b) > maxKeyText {
-		return "", fmt.Errorf("read key: more than %d bytes are no key", maxKeyText)
-	}
-	text := strings.TrimSpace(string(b))
-	if text == "" {
-		return "", errors.New("read key: there is nothing to read")
-	}
-	return text, nil
+	return string(b), nil
 }
 
 // looksLikeKey keeps a key that was given in the place of a file out of the error message.
 func looksLikeKey(s string) bool {
 	_, err := seal.ParsePrivkey(s)
-	return err == nil
+	return err == nil || seal.IsSealedKey(s)
 }

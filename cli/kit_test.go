@@ -202,17 +202,32 @@ type device struct {
 	*process
 	t            *testing.T
 	root, socket string
+	env, args    []string
 }
 
 func startDevice(t *testing.T, env []string, args ...string) *device {
 	t.Helper()
 	dir, err := os.MkdirTemp(poolDir, "d-")
 	must(t, err)
-	d := &device{t: t, root: filepath.Join(dir, "root"), socket: filepath.Join(dir, "s.sock")}
+	d := &device{t: t, root: filepath.Join(dir, "root"), socket: filepath.Join(dir, "s.sock"), env: env, args: args}
 	must(t, os.Mkdir(d.root, 0o755))
-	d.process = start(t, env, append([]string{"run", "--root", d.root, "--socket", d.socket}, args...)...)
-	eventually(t, "the daemon listens", func() bool { return run(nil, nil, "--socket", d.socket, "status").code == ExitOK })
+	d.begin()
 	return d
+}
+
+func (d *device) begin() {
+	d.t.Helper()
+	d.process = start(d.t, d.env, append([]string{"run", "--root", d.root, "--socket", d.socket}, d.args...)...)
+	eventually(d.t, "the daemon listens", func() bool { return run(nil, nil, "--socket", d.socket, "status").code == ExitOK })
+}
+
+// restart ends the daemon in good order and starts it anew.
+func (d *device) restart() {
+	d.t.Helper()
+	if code := d.term(); code != ExitOK {
+		d.t.Fatalf("it ended with %d: %s", code, d.stderr())
+	}
+	d.begin()
 }
 
 // run runs a client command on the device.

@@ -172,7 +172,8 @@ func (d *daemon) openVolumes(ctx context.Context, cfg config.Config) (*volume.Ma
 			return nil, fmt.Errorf("ipfs: %w", err)
 		}
 	}
-	return volume.Open(ctx, deps, volume.Options{Root: cfg.Root, Mounts: cfg.MountsDir(), Interval: cfg.Interval})
+	return volume.Open(ctx, deps, volume.Options{Root: cfg.Root, Mounts: cfg.MountsDir(), Interval: cfg.Interval,
+		PassphraseFile: cfg.PassphraseFile, PlainKeys: !cfg.SealKeys})
 }
 
 // close takes the final snapshots and gives the volumes back, as far as the time goes.

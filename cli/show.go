@@ -39,6 +39,7 @@ func inspectVolume(w io.Writer, v volume.Info) {
 	line("Name", v.Name)
 	line("Public key", v.Pubkey)
 	line("State", v.State)
+	line("Locked", v.LockedWhy)
 	line("Fenced by", v.FencedBy)
 	line("Offline", v.OfflineWhy)
 	line("Mount point", v.Mountpoint)

@@ -22,6 +22,9 @@ func (a *app) volumeCommand() *cobra.Command {
 
 const optionsHelp = `Options (-o KEY=VALUE):
   privkey=@FILE | -     the volume's private key, read from FILE or from standard input; without it a new key is made
+  privkey-file=FILE     the key, from a file on the driver's host: root's own, mode 0600
+  sealed-key=@FILE | -  a key sealed by ` + "`key export --passphrase-file`" + `, or the sealed key itself; with passphrase-file
+  passphrase-file=FILE  the passphrase of the sealed key, from a file on the driver's host
   interval=60s          time between snapshots, or off
   chunk-size=256KiB     64KiB, 128KiB, 256KiB or 512KiB
   compression=default   none, fastest, default or better
@@ -76,6 +79,12 @@ func (a *app) parseOptions(given []string) (map[string]string, error) {
 		if k == "privkey" {
 			var err error
 			if v, err = a.keyOption(v); err != nil {
+				return nil, err
+			}
+		}
+		if k == "sealed-key" {
+			var err error
+			if v, err = a.sealedOption(v); err != nil {
 				return nil, err
 			}
 		}

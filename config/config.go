@@ -19,17 +19,20 @@ const (
 
 // Config is what the driver runs with. Load makes one; the zero Config is not valid.
 type Config struct {
-	Root      string // absolute
-	Socket    string // absolute, short enough for a unix socket
-	Mounts    string // absolute, or empty: ROOT/mnt
-	Hive      string // http or https URL without a slash at the end; empty: none
-	IPFS      string // the same
-	Gateway   string // the same; empty: IPFS
-	Token     Token
-	Metrics   string        // host:port on loopback; empty: none
-	Interval  time.Duration // at least MinInterval; negative: none
-	LogLevel  zerolog.Level
-	LogFormat string // auto, json, text
+	Root     string // absolute
+	Socket   string // absolute, short enough for a unix socket
+	Mounts   string // absolute, or empty: ROOT/mnt
+	Hive     string // http or https URL without a slash at the end; empty: none
+	IPFS     string // the same
+	Gateway  string // the same; empty: IPFS
+	Token    Token
+	Metrics  string        // host:port on loopback; empty: none
+	Interval time.Duration // at least MinInterval; negative: none
+	// PassphraseFile has the passphrase that seals the keys on the disk: absolute, or empty. Load does not read it.
+	PassphraseFile string
+	SealKeys       bool // false: the passphrase opens what is sealed, and nothing is sealed any more
+	LogLevel       zerolog.Level
+	LogFormat      string // auto, json, text
 
 	// File is the file that was read; empty where there was none.
 	File string

@@ -73,6 +73,23 @@ func Settings() []Setting {
 			Help: "loopback address for Prometheus, or off; the socket has the figures at /metrics",
 			set:  func(c *Config, v string) error { return setLoopback(&c.Metrics, v) },
 			get:  func(c *Config) string { return c.Metrics }},
+		{Name: "passphrase-file", Env: "FRACTAL_PASSPHRASE_FILE", Example: "/etc/fractal/passphrase",
+			Help: "file with the passphrase that seals the volumes' keys on the disk; root's own, mode 0600",
+			set:  func(c *Config, v string) error { return setAbs(&c.PassphraseFile, v) },
+			get:  func(c *Config) string { return c.PassphraseFile }},
+		{Name: "seal-keys", Env: "FRACTAL_SEAL_KEYS", Default: "on", Example: "off",
+			Help: "on: with a passphrase file, keys on the disk are sealed; off: they are opened, and kept in plain text",
+			set: func(c *Config, v string) error {
+				err := setOneOf(&v, v, "on", "off")
+				c.SealKeys = v != "off"
+				return err
+			},
+			get: func(c *Config) string {
+				if c.SealKeys {
+					return "on"
+				}
+				return "off"
+			}},
 		{Name: "log-level", Env: "FRACTAL_LOG_LEVEL", Default: zerolog.InfoLevel.String(), Example: "info",
 			Help: "trace, debug, info, warn or error",
 			set:  func(c *Config, v string) error { return setLevel(&c.LogLevel, v) },

@@ -89,7 +89,7 @@ func TestOpenAPI_HasEveryFieldOfEveryType(t *testing.T) {
 		t.Errorf("schema %s is no type", name)
 	}
 	if want := []string{volume.StateNew, volume.StateUnmounted, volume.StateUploading, volume.StatePreparing, volume.StateHydrating, volume.StateComplete,
-		volume.StateOffline, volume.StateFenced, volume.StateSnapshot}; !slices.Equal(api.states, want) {
+		volume.StateOffline, volume.StateFenced, volume.StateLocked, volume.StateSnapshot}; !slices.Equal(api.states, want) {
 		t.Errorf("states %v, want %v", api.states, want)
 	}
 	for _, err := range []error{volume.ErrUnknown, volume.ErrNoSnapshot, volume.ErrExists, volume.ErrName, volume.ErrOption, volume.ErrInUse, volume.ErrHeld, volume.ErrFenced,

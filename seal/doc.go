@@ -6,8 +6,8 @@
 // A Privkey is an ed25519 seed; its Pubkey names the volume and checks the
 // signatures of its manifests. The Secret is BLAKE2s-256 of the Privkey: who
 // has it can read the volume but not publish in its name. A Sealer encrypts
-// and decrypts with three keys derived from the Secret. docs/FORMAT.md has the
-// derivation and the layout of sealed bytes.
+// and decrypts with three keys derived from the Secret. A SealedKey is a Privkey
+// sealed with a Passphrase. docs/FORMAT.md has the derivations and the layout of sealed bytes.
 //
 // # What it guarantees
 //
@@ -17,7 +17,9 @@
 //     different messages.
 //   - What was sealed as one Kind, or with other associated data, does not open
 //     as another: Open returns ErrOpen and no plaintext.
-//   - A Privkey or a Sealer that is printed, logged or marshalled shows
+//   - A SealedKey that is forged costs bounded memory and time, and one is opened at a time in the process.
+//   - A file whose path came from outside is read only where its owner keeps it as a secret.
+//   - A Privkey, a Sealer, a Passphrase or a SealedKey that is printed, logged or marshalled shows
 //     "[redacted]". Only the methods named Reveal... give key material away.
 //
 // All types may be used from many goroutines at once. Nothing is kept on disk,

@@ -14,7 +14,7 @@ import (
 )
 
 // Create makes a volume known here; nothing is fetched, and the Hive is not
-// asked, before it is mounted. Without the option privkey a key is generated.
+// asked, before it is mounted. Without one of the key's options a key is generated.
 // The same call again is no error; another volume under the name, or under the
 // key, is ErrExists. With the option snapshot it is a read-only view, of which a key may have many.
 func (m *Manager) Create(ctx context.Context, name string, opts map[string]string) error {
@@ -22,15 +22,18 @@ func (m *Manager) Create(ctx context.Context, name string, opts map[string]strin
 		return err
 	}
 	opts = maps.Clone(opts)
-	text, given := opts[keyOption]
-	delete(opts, keyOption)
+	key, given, err := takeKey(opts)
+	if err != nil {
+		return fmt.Errorf("create volume %s: %w", name, err)
+	}
 	set, err := parseSettings(opts, max(m.o.Interval, 0))
 	if err != nil {
 		return fmt.Errorf("create volume %s: %w", name, err)
 	}
-	key, err := chooseKey(text, given, set)
-	if err != nil {
-		return fmt.Errorf("create volume %s: %w", name, err)
+	if !given {
+		if key, err = newKey(set); err != nil {
+			return fmt.Errorf("create volume %s: %w", name, err)
+		}
 	}
 	if err := m.ready(); err != nil {
 		return fmt.Errorf("create volume %s: %w", name, err)
@@ -54,8 +57,11 @@ func (m *Manager) Create(ctx context.Context, name string, opts map[string]strin
 	} else if twin != nil {
 		return fmt.Errorf("%w: volume %s has this key already; mount that one, or make a view of it with -o snapshot=", ErrExists, twin.name)
 	}
-	rec := &record{Version: recordVersion, Name: name, Key: key.Reveal(), Made: !given, Created: m.now().UTC(), Options: opts}
-	v := newVol(dir, rec, key, set)
+	rec := &record{Name: name, Made: !given, Created: m.now().UTC(), Options: opts}
+	if err := m.keepKey(rec, key); err != nil {
+		return fmt.Errorf("create volume %s: %w", name, err)
+	}
+	v := newVol(dir, rec, key, key.Public(), set)
 	if v.has(v.recordFile()) {
 		return fmt.Errorf("%w: %s is there, but could not be read when the driver started; its log says why", ErrExists, v.recordFile())
 	}
@@ -79,18 +85,11 @@ func (m *Manager) Create(ctx context.Context, name string, opts map[string]strin
 	return nil
 }
 
-func chooseKey(text string, given bool, set settings) (seal.Privkey, error) {
-	if !given {
-		if set.view != nil {
-			return seal.Privkey{}, fmt.Errorf("%w: snapshot= needs the key of the volume; example: -o privkey=KEY -o snapshot=12", ErrOption)
-		}
-		return seal.GeneratePrivkey()
+func newKey(set settings) (seal.Privkey, error) {
+	if set.view != nil {
+		return seal.Privkey{}, fmt.Errorf("%w: snapshot= needs the key of the volume; example: -o privkey=KEY -o snapshot=12", ErrOption)
 	}
-	key, err := seal.ParsePrivkey(text)
-	if err != nil {
-		return key, fmt.Errorf("%w: privkey: %w; `fractal-lazy key generate` makes one", ErrOption, err)
-	}
-	return key, nil
+	return seal.GeneratePrivkey()
 }
 
 func (m *Manager) volumes() string { return filepath.Join(m.o.Root, "volumes") }
@@ -108,7 +107,7 @@ func (m *Manager) byKey(p seal.Pubkey) *vol {
 // KeyExport returns the volume's private key in base64. It is the one place
 // where a key leaves.
 func (m *Manager) KeyExport(name string) (string, error) {
-	v, err := m.lookup(name)
+	v, err := m.lookupOpen(name)
 	if err != nil {
 		return "", err
 	}

@@ -33,6 +33,8 @@
 //   - No change is thrown away that the Hive does not have: data makes room for a
 //     newer snapshot only by becoming a local snapshot, and Remove refuses.
 //   - A snapshot older than the newest one ever seen of the volume is never mounted.
+//   - Keys on the disk are 0600, and sealed where the machine has a passphrase; while that is missing or wrong, the
+//     volumes that it sealed are locked, and nothing else is.
 //   - The writer is given back only when everything is published.
 //   - Without the Hive a volume mounts where this machine was its last known
 //     writer. If another one took it over meanwhile, that shows at the next

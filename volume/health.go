@@ -27,7 +27,7 @@ const healthTimeout = 5 * time.Second
 func (m *Manager) Health(ctx context.Context) Health {
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
-	checks := []func(context.Context) Check{m.checkPool, checkFuse, checkPassthrough, m.checkHive, m.checkStore, m.checkMounts}
+	checks := []func(context.Context) Check{m.checkPool, checkFuse, checkPassthrough, m.checkHive, m.checkStore, m.checkMounts, m.checkKeys}
 	h := Health{OK: true, Checks: make([]Check, len(checks))}
 	var wg sync.WaitGroup
 	for i, do := range checks {

@@ -12,6 +12,7 @@ const (
 	StateComplete  = "complete"  // mounted, needs no network
 	StateOffline   = "offline"   // mounted without having asked the Hive; nothing is published until it answers
 	StateFenced    = "fenced"    // another machine took the volume over; nothing is published from here
+	StateLocked    = "locked"    // its key is sealed, and the passphrase is missing or wrong
 	StateSnapshot  = "snapshot"  // a read-only view of one snapshot
 )
 
@@ -35,6 +36,7 @@ type Info struct {
 	Fenced         bool              `json:"fenced"`
 	FencedBy       string            `json:"fenced_by,omitempty"`    // the machine that took over
 	Divergent      []string          `json:"divergent,omitempty"`    // paths of local snapshots with changes that were never published
+	LockedWhy      string            `json:"locked_why,omitempty"`   // why its key is not open
 	OfflineWhy     string            `json:"offline_why,omitempty"`  // why the Hive was not asked
 	Unpublished    int               `json:"unpublished,omitempty"`  // local snapshots that wait for their upload
 	UploadPhase    string            `json:"upload_phase,omitempty"` // of the upload that runs
@@ -84,7 +86,7 @@ type Progress struct {
 
 // Check is one line of Health.
 type Check struct {
-	Name   string `json:"name"` // pool, fuse, passthrough, hive, store, mounts
+	Name   string `json:"name"` // pool, fuse, passthrough, hive, store, mounts, keys
 	OK     bool   `json:"ok"`
 	Detail string `json:"detail"` // what is missing and the command that mends it
 }

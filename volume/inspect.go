@@ -28,7 +28,7 @@ func (v *vol) info() Info {
 	v.mu.Lock()
 	r, l := v.freshLocked(), v.live
 	i := Info{
-		Name: v.name, Pubkey: v.pub.String(), State: v.stateLocked(), OfflineWhy: v.offline,
+		Name: v.name, Pubkey: v.pub.String(), State: v.stateLocked(), OfflineWhy: v.offline, LockedWhy: v.locked,
 		Unpublished: r.count(kindPending), UploadPhase: v.uploadIs.Phase, UploadBytes: v.uploadIs.Done, UploadError: v.problem,
 		Mounts: slices.Sorted(maps.Keys(v.ids)), Options: v.set.effective(), Created: r.Created,
 	}
@@ -85,6 +85,8 @@ func (i *Info) fill(l *live) {
 // stateLocked names the state; a mounted volume that is complete is told apart by fill.
 func (v *vol) stateLocked() string {
 	switch {
+	case v.locked != "":
+		return StateLocked
 	case v.isView():
 		return StateSnapshot
 	case v.rec.Fence != nil:

@@ -49,6 +49,7 @@ func (m *Manager) load() error {
 		lock.Close()
 		return fmt.Errorf("%w: %w", ErrNotReady, err)
 	}
+	m.readPassphrase()
 	vols := map[string]*vol{}
 	for _, dir := range m.volumeDirs() {
 		v, err := m.loadVolume(dir)
@@ -68,6 +69,7 @@ func (m *Manager) load() error {
 	m.mu.Lock()
 	m.vols, m.lock, m.machine, m.loaded = vols, lock, machine, true
 	m.mu.Unlock()
+	m.unlock()
 	m.log.Info().Str("op", "open").Int("volumes", len(vols)).Stringer("machine", machine).Msg("pool opened")
 	m.poke()
 	return nil
@@ -164,13 +166,28 @@ func (m *Manager) loadVolume(dir string) (*vol, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := newVol(dir, rec, key, set)
+	var locked error
+	if rec.SealedKey != "" {
+		key, locked = m.openKey(rec)
+	}
+	v := newVol(dir, rec, key, rec.public(key), set)
+	if locked != nil {
+		v.locked = locked.Error()
+		m.logger(v, "open").Error().Err(locked).Msg("the volume is locked")
+	}
 	home := dir
 	if v.isView() {
 		home = filepath.Dir(filepath.Dir(dir))
 	}
 	if filepath.Base(home) != v.pub.String() {
 		return nil, fmt.Errorf("%w: its key is not that of its folder", errRecord)
+	}
+	// A write that a crash interrupted may have left the key there, in a form that is not wanted any more.
+	if err := os.Remove(v.recordFile() + ".tmp"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	if v.locked != "" {
+		return v, nil // it is mended when it is open: a mount that goes on wants the key
 	}
 	return v, m.mend(v)
 }

@@ -39,7 +39,11 @@ type Options struct {
 	Mounts   string        // folder of mount points; empty: Root/mnt
 	Interval time.Duration // default time between snapshots; 0: 60 s; negative: none but at unmount and on demand
 	Machine  uuid.UUID     // zero: read from (or made at) Root/machine-id
-	Trash    time.Duration // how long removed volumes stay in Root/trash; 0: until the next moment of leisure
+	// PassphraseFile has the passphrase of this machine, with which the keys in volume.json are sealed; empty: there is none.
+	PassphraseFile string
+	// PlainKeys: the passphrase opens what is sealed, and nothing is sealed any more.
+	PlainKeys bool
+	Trash     time.Duration // how long removed volumes stay in Root/trash; 0: until the next moment of leisure
 }
 
 // answerIn is how long Mount and Unmount wait before they leave the work to
@@ -63,15 +67,17 @@ type Manager struct {
 	jobs   sync.WaitGroup
 	wake   chan struct{} // the scheduler has something to look at
 	loadMu sync.Mutex    // one load at a time; taken before mu
+	keys   keyring       // loadMu guards it
 
 	mu      sync.Mutex // guards all below; taken before any vol.mu
 	loaded  bool
 	lock    *os.File // keeps other daemons off this root
 	machine uuid.UUID
 	vols    map[string]*vol
-	ending  bool // Close has begun: nothing is mounted any more
-	closed  bool // and nothing is begun in the background
-	running bool // Run
+	noPass  error // why the passphrase of this machine cannot be read
+	ending  bool  // Close has begun: nothing is mounted any more
+	closed  bool  // and nothing is begun in the background
+	running bool  // Run
 }
 
 var validName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
@@ -269,7 +275,7 @@ func (m *Manager) close(ctx, down context.Context, v *vol) error {
 		return nil
 	}
 	v.mutate(func() { clear(v.ids) })
-	if err := m.takeDown(down, v, ctx.Err() == nil); err != nil || !upload {
+	if err := m.takeDown(down, v, ctx.Err() == nil); err != nil || !upload || v.lockedWhy() != "" {
 		return err
 	}
 	return m.waitReleased(ctx, v)

@@ -25,7 +25,7 @@ func checkID(id string) error {
 //
 // Errors: ErrNotReady, ErrHeld, ErrRollback, ErrBusy, ErrUnknown.
 func (m *Manager) Mount(ctx context.Context, name, id string) (path string, err error) {
-	v, err := m.lookup(name)
+	v, err := m.lookupOpen(name)
 	if err != nil {
 		return "", err
 	}

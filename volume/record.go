@@ -21,6 +21,7 @@ import (
 // Bounds and version of volume.json.
 const (
 	recordVersion = 1
+	sealedVersion = 2       // the key is sealed; a program that does not know that leaves the volume alone
 	maxRecord     = 1 << 20 // bytes
 	maxSnapshots  = 4096
 )
@@ -30,19 +31,20 @@ var errRecord = errors.New("damaged volume.json")
 
 // record is volume.json: all that is remembered of a volume. docs/FORMAT.md lists its fields.
 type record struct {
-	Version  int               `json:"version"`
-	Name     string            `json:"name"`
-	Key      string            `json:"key"`  // base64; the file is 0600
-	Made     bool              `json:"made"` // the key was generated here: before the first publication nobody else has data of it
-	Created  time.Time         `json:"created"`
-	Options  map[string]string `json:"options,omitempty"` // as given, without the key
-	Known    bool              `json:"known"`             // the Hive has the volume
-	Writer   bool              `json:"writer"`            // this machine is the last known writer
-	Release  bool              `json:"release"`           // unmounted: publish what is left, then give the writer back
-	Seen     *mark             `json:"seen,omitempty"`    // highest generation that the Hive ever showed
-	Base     *baseRecord       `json:"base,omitempty"`    // what the data comes from, or was last published as
-	From     *originRecord     `json:"from,omitempty"`    // what the data was restored from since Base; no snapshot was taken of it yet
-	SavedGen uint64            `json:"saved_gen"`         // BTRFS generation of data when it equalled Base
+	Version   int               `json:"version"`
+	Name      string            `json:"name"`
+	Key       string            `json:"key,omitempty"`        // base64; the file is 0600
+	SealedKey string            `json:"sealed_key,omitempty"` // in its place in version 2
+	Made      bool              `json:"made"`                 // the key was generated here: before the first publication nobody else has data of it
+	Created   time.Time         `json:"created"`
+	Options   map[string]string `json:"options,omitempty"` // as given, without the key
+	Known     bool              `json:"known"`             // the Hive has the volume
+	Writer    bool              `json:"writer"`            // this machine is the last known writer
+	Release   bool              `json:"release"`           // unmounted: publish what is left, then give the writer back
+	Seen      *mark             `json:"seen,omitempty"`    // highest generation that the Hive ever showed
+	Base      *baseRecord       `json:"base,omitempty"`    // what the data comes from, or was last published as
+	From      *originRecord     `json:"from,omitempty"`    // what the data was restored from since Base; no snapshot was taken of it yet
+	SavedGen  uint64            `json:"saved_gen"`         // BTRFS generation of data when it equalled Base
 	// Snapshots are the local ones, ascending by time.
 	Snapshots  []snapRecord `json:"snapshots,omitempty"`
 	Fence      *fenceRecord `json:"fence,omitempty"` // another machine took over
@@ -118,7 +120,7 @@ type totals struct {
 }
 
 // decodeRecord reads a volume.json and checks every field, also those that
-// become part of a path. The key comes back parsed.
+// become part of a path. The key comes back parsed; a sealed one is zero.
 func decodeRecord(b []byte) (*record, seal.Privkey, error) {
 	fail := func(what string) (*record, seal.Privkey, error) {
 		return nil, seal.Privkey{}, fmt.Errorf("%w: %s", errRecord, what)
@@ -136,11 +138,17 @@ func decodeRecord(b []byte) (*record, seal.Privkey, error) {
 	if _, err := d.Token(); err != io.EOF {
 		return fail("bytes behind its end")
 	}
-	if r.Version != recordVersion {
-		return fail(fmt.Sprintf("version %d, this program knows %d", r.Version, recordVersion))
+	if r.Version != recordVersion && r.Version != sealedVersion {
+		return fail(fmt.Sprintf("version %d, this program knows %d and %d", r.Version, recordVersion, sealedVersion))
 	}
-	key, err := seal.ParsePrivkey(r.Key)
-	if err != nil {
+	var key seal.Privkey
+	var err error
+	if r.Version == sealedVersion {
+		_, err = seal.ParseSealedKey(r.SealedKey)
+	} else {
+		key, err = seal.ParsePrivkey(r.Key)
+	}
+	if err != nil || r.Key != "" && r.SealedKey != "" {
 		return fail("key")
 	}
 	if checkName(r.Name) != nil {
@@ -153,6 +161,18 @@ func decodeRecord(b []byte) (*record, seal.Privkey, error) {
 		return nil, seal.Privkey{}, err
 	}
 	return &r, key, nil
+}
+
+// public returns the public half of the record's key, which is key unless that is still locked.
+func (r *record) public(key seal.Privkey) seal.Pubkey {
+	if !key.IsZero() {
+		return key.Public()
+	}
+	s, err := seal.ParseSealedKey(r.SealedKey)
+	if err != nil { // decodeRecord has looked at it
+		return seal.Pubkey{}
+	}
+	return s.Public()
 }
 
 func (r *record) check() error {

@@ -61,7 +61,8 @@ func TestRecord_RefusesWhatItCannotTrust(t *testing.T) {
 	text := string(golden)
 	for what, b := range map[string]string{
 		"empty": "", "null": "null", "cut": text[:len(text)/2], "trailing": text + "{}",
-		"version":       strings.Replace(text, `"version": 1`, `"version": 2`, 1),
+		"version":       strings.Replace(text, `"version": 1`, `"version": 9`, 1),
+		"other version": strings.Replace(text, `"version": 1`, `"version": 2`, 1),
 		"unknown field": strings.Replace(text, `"known"`, `"unknown"`, 1),
 		"name":          strings.Replace(text, `"name": "db"`, `"name": "../db"`, 1),
 		"key":           strings.Replace(text, `"key": "CHmZ`, `"key": "CHm`, 1),
@@ -86,12 +87,15 @@ func FuzzDecodeRecord(f *testing.F) {
 	must(f, err)
 	f.Add(golden)
 	f.Add([]byte(`{"version":1}`))
+	sealed, err := os.ReadFile(filepath.Join("testdata", "volume-v2.json"))
+	must(f, err)
+	f.Add(sealed)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, key, err := decodeRecord(b)
 		if err != nil {
 			return
 		}
-		if key.IsZero() || checkName(r.Name) != nil {
+		if key.IsZero() != (r.SealedKey != "") || checkName(r.Name) != nil {
 			t.Fatalf("%+v", r)
 		}
 		again, err := r.encode()

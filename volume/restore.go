@@ -26,7 +26,7 @@ type RestoreResult struct {
 //
 // Errors: ErrNoSnapshot, ErrInUse, and those of Mount, as a restore takes the writer as a mount does.
 func (m *Manager) Restore(ctx context.Context, name, text string) (RestoreResult, error) {
-	v, err := m.lookup(name)
+	v, err := m.lookupOpen(name)
 	if err != nil {
 		return RestoreResult{}, err
 	}

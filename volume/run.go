@@ -43,7 +43,11 @@ func (m *Manager) Run(ctx context.Context) error {
 					m.log.Warn().Err(err).Str("op", "trash").Msg("removed volumes still take space")
 				}
 			}
+			locked := m.retryKeys()
 			next = min(m.round(ctx), trashEvery)
+			if locked {
+				next = min(next, 2*time.Second) // the passphrase may come later
+			}
 		}
 		t := time.NewTimer(max(next, 10*time.Millisecond))
 		select {
@@ -80,7 +84,7 @@ func (m *Manager) situation(v *vol, now time.Time) situation {
 	defer v.mu.Unlock()
 	return situation{
 		now: now, working: v.work != nil, mounting: v.prep != nil || v.step == stepMount || v.step == stepUnmount,
-		removing: v.gone || v.step == stepRemove, mounted: v.live != nil, closing: v.closing, users: len(v.ids),
+		removing: v.gone || v.step == stepRemove, locked: v.locked != "", mounted: v.live != nil, closing: v.closing, users: len(v.ids),
 		since: v.since, view: v.isView(), fenced: v.rec.Fence != nil, release: v.rec.Release, final: v.final,
 		pending: v.rec.count(kindPending), hive: m.d.Hive != nil, asked: v.asked, interval: v.set.interval,
 		lastSnap: v.lastSnap, lastAsk: v.lastAsk, retry: v.retry.until,

@@ -46,6 +46,7 @@ type situation struct {
 	working  bool // the worker runs
 	mounting bool // a Mount is in preparation
 	removing bool
+	locked   bool // its key is not open
 	mounted  bool
 	closing  bool // a taking down that failed
 	users    int  // mount ids
@@ -94,7 +95,7 @@ func decide(s situation) (p plan) {
 			p.why = why
 		}
 	}
-	if s.working || s.mounting || s.removing {
+	if s.working || s.mounting || s.removing || s.locked {
 		return p
 	}
 	if s.mounted && s.users == 0 && due(s.since.Add(linger)) {

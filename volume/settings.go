@@ -49,9 +49,6 @@ type option struct {
 	show    func(s *settings) string // the effective value; "" leaves it out
 }
 
-// keyOption is taken out of the options before they are kept.
-const keyOption = "privkey"
-
 var options = []option{
 	{"interval", "a time between snapshots of 5s or more, or off", "interval=60s", setInterval,
 		func(s *settings) string {
@@ -127,7 +124,7 @@ func (s *settings) effective() map[string]string {
 }
 
 func optionNames() string {
-	names := []string{keyOption}
+	names := slices.Clone(keyOptions)
 	for _, o := range options {
 		names = append(names, o.name)
 	}
@@ -136,7 +133,7 @@ func optionNames() string {
 
 // clip makes what a user gave fit for a message. What is a key, given in the wrong place, is not repeated.
 func clip(s string) string {
-	if _, err := seal.ParsePrivkey(s); err == nil {
+	if _, err := seal.ParsePrivkey(s); err == nil || seal.IsSealedKey(s) {
 		return "(a key)"
 	}
 	if len(s) > 64 {

@@ -14,7 +14,7 @@ const reportEvery = 250 * time.Millisecond
 // Snapshot takes a local snapshot now and has it uploaded. With wait it
 // returns once it is published, telling p of the progress; p may be nil.
 func (m *Manager) Snapshot(ctx context.Context, name string, wait bool, p func(Progress)) (SnapshotInfo, error) {
-	v, err := m.lookup(name)
+	v, err := m.lookupOpen(name)
 	if err != nil {
 		return SnapshotInfo{}, err
 	}
@@ -79,7 +79,7 @@ func (m *Manager) waitPublished(ctx context.Context, v *vol, p func(Progress)) e
 // WaitReleased returns when the volume is unmounted, all of it is published and
 // the writer is given back, or when ctx ends; the error then names what holds it up.
 func (m *Manager) WaitReleased(ctx context.Context, name string) error {
-	v, err := m.lookup(name)
+	v, err := m.lookupOpen(name)
 	if err != nil {
 		return err
 	}

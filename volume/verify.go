@@ -56,7 +56,7 @@ type Damage struct {
 // Damage is a result, with OK false. An error means that the pass could not be done: ErrUnknown (no such volume or snapshot), ErrOption,
 // ErrNotReady (the Hive or the store cannot be asked), or the error of ctx. p, which may be nil, is told of the progress.
 func (m *Manager) Verify(ctx context.Context, name string, o VerifyOptions, p func(Progress)) (Verification, error) {
-	v, err := m.lookup(name)
+	v, err := m.lookupOpen(name)
 	if err != nil {
 		return Verification{}, err
 	}

@@ -34,13 +34,16 @@ type vol struct {
 	// Set once.
 	dir  string // holds data, snapshots, volume.json
 	name string
-	key  seal.Privkey
 	pub  seal.Pubkey
 	set  settings
 
 	saveMu sync.Mutex // one writer of volume.json and of mounts.json; taken before mu
 
+	// key is set once, under mu, by who then clears locked. Read it after lockedError.
+	key seal.Privkey
+
 	mu      sync.Mutex // guards all below; nothing blocks under it
+	locked  string     // why the key is not open; empty: it is
 	rec     record
 	ids     map[string]struct{} // mounts in use
 	step    step
@@ -77,8 +80,9 @@ type work struct {
 	done   chan struct{}
 }
 
-func newVol(dir string, rec *record, key seal.Privkey, set settings) *vol {
-	return &vol{dir: dir, name: rec.Name, key: key, pub: key.Public(), set: set, rec: *rec,
+// newVol makes the vol of a record whose key has the public half pub; key is zero where it is still locked.
+func newVol(dir string, rec *record, key seal.Privkey, pub seal.Pubkey, set settings) *vol {
+	return &vol{dir: dir, name: rec.Name, key: key, pub: pub, set: set, rec: *rec,
 		ids: map[string]struct{}{}, changed: make(chan struct{})}
 }
 
