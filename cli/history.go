@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"text/tabwriter"
@@ -81,18 +82,22 @@ func told(s volume.SnapshotInfo) string {
 
 func (a *app) restoreCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "restore VOLUME SNAPSHOT|TIME",
+		Use:   "restore VOLUME SNAPSHOT|TIME [NEW]",
 		Short: "Bring a volume back to an earlier state, at once",
 		Long: `Makes a volume that is not mounted hold what one of its snapshots holds. The present state is kept in a snapshot first, whose name is printed: restore
 that to undo it. Nothing is copied: what is not on this machine is fetched when it is read, and in the background. The next published generation is a
-new one with the old content, and costs next to nothing.
+new one with the old content, and costs next to nothing. With NEW the volume stays as it is, and may be in use: a new volume is made, as by clone.
 
 ` + snapshotHelp,
 		Example: `  fractal-lazy restore db 12
-  fractal-lazy restore db '2026-01-31 12:00'`,
-		Args:              cobra.ExactArgs(2),
+  fractal-lazy restore db '2026-01-31 12:00'
+  fractal-lazy restore db 12 db-before`,
+		Args:              cobra.RangeArgs(2, 3),
 		ValidArgsFunction: a.completeVolumes,
 		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) == 3 {
+				return a.cloneVolume(c.Context(), args[0], args[1], args[2])
+			}
 			r, err := a.client().Restore(c.Context(), args[0], args[1])
 			if err != nil {
 				return err
@@ -115,4 +120,37 @@ func tellRestore(w io.Writer, r volume.RestoreResult) {
 	if r.Remote > 0 {
 		fmt.Fprintf(w, "%s of it is not here yet and comes when it is read\n", humanize.IBytes(r.Remote))
 	}
+}
+
+func (a *app) cloneCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "clone VOLUME NEW",
+		Short: "Make a new volume of what a volume holds now",
+		Long: `Makes a new volume that holds what the volume holds now; that may be in use. It takes no time and no space: both share what is on the disk until one of them
+changes it. The new volume has a key and a history of its own, and the options of the other one.
+
+Its snapshots are sealed under its own key. So a clone of a volume that is not all here works at once, but it is published only when all of it has been fetched, which
+happens while it is mounted; until then the other volume cannot be removed.`,
+		Example:           `  fractal-lazy clone db db-test`,
+		Args:              cobra.ExactArgs(2),
+		ValidArgsFunction: a.completeVolumes,
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.cloneVolume(c.Context(), args[0], "", args[1])
+		},
+	}
+}
+
+func (a *app) cloneVolume(ctx context.Context, name, snapshot, as string) error {
+	r, err := a.client().Clone(ctx, name, snapshot, as)
+	if err != nil {
+		return err
+	}
+	return a.print(r, func(w io.Writer) {
+		if r.From.Remote {
+			fmt.Fprintf(w, "%s holds %s of %s\n", as, told(r.From), name)
+		} else {
+			fmt.Fprintf(w, "%s holds what %s held at %s\n", as, name, r.From.Created.UTC().Format(time.RFC3339))
+		}
+		fmt.Fprintln(w, r.Note)
+	})
 }

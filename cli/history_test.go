@@ -41,5 +41,17 @@ func TestCommands_TimeMachine(t *testing.T) {
 	}
 	a.run("volume", "umount", "db").want(t, ExitOK)
 	a.run("restore", "db", "2").want(t, ExitOK, "db holds generation 2", "fractal-lazy restore db ")
+	a.run("restore", "db", "1", "db-before").want(t, ExitOK, "db-before holds generation 1", "key of its own")
+	a.run("clone", "db", "db-now").want(t, ExitOK, "db-now holds what db held")
+	a.run("clone", "db", "db-now").want(t, ExitConflict, "exists")
+	a.run("clone", "db", "/abs").want(t, ExitUsage)
+	a.run("clone", "no", "other").want(t, ExitUnknown)
+	for name, want := range map[string]string{"db-before": "one", "db-now": "two"} {
+		path = a.mounted(t, name)
+		if b, err := os.ReadFile(filepath.Join(path, "file")); err != nil || string(b) != want {
+			t.Errorf("%s: %q, %v", name, b, err)
+		}
+		a.run("volume", "umount", name).want(t, ExitOK)
+	}
 	a.run("snapshots", "--local", "db").want(t, ExitOK, "TIME", "WHERE")
 }

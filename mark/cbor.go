@@ -18,6 +18,12 @@ type treeWire struct {
 	Files, Dirs, Bytes uint64
 }
 
+type sourceWire struct {
+	_       struct{} `cbor:",toarray"`
+	Version uint8
+	Pubkey  []byte
+}
+
 type fileWire struct {
 	_       struct{} `cbor:",toarray"`
 	Version uint8
@@ -230,6 +236,25 @@ func DecodeTree(b []byte) (*Tree, error) {
 		return nil, formatError("tree", err)
 	}
 	return same(b, &Tree{Root: c, Files: w.Files, Dirs: w.Dirs, Bytes: w.Bytes}, "tree")
+}
+
+// Encode returns the bytes of the mark.
+func (s *Source) Encode() ([]byte, error) {
+	return encode(&sourceWire{Version: version, Pubkey: s.Pubkey[:]})
+}
+
+// DecodeSource is the reverse of Source.Encode.
+func DecodeSource(b []byte) (*Source, error) {
+	var w sourceWire
+	if err := decode(b, &w, "source"); err != nil {
+		return nil, err
+	}
+	var s Source
+	if len(w.Pubkey) != len(s.Pubkey) {
+		return nil, fmt.Errorf("%w: source, key of %d bytes", ErrFormat, len(w.Pubkey))
+	}
+	copy(s.Pubkey[:], w.Pubkey)
+	return same(b, &s, "source")
 }
 
 func encode(v any) ([]byte, error) {

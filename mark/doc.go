@@ -9,6 +9,8 @@
 //	trusted.fractal.link  an inode with several names, some of which may not
 //	                      be filled yet
 //	trusted.fractal.tree  the root directory of a volume that is not complete
+//	trusted.fractal.source  the root directory of a clone: whose blocks all other
+//	                      marks refer to
 //
 // Package lazy writes them, package replica reads them from BTRFS snapshots;
 // docs/FORMAT.md specifies their bytes. A mark that does not decode is an

@@ -35,7 +35,8 @@ func fuzz[T any, P interface {
 	})
 }
 
-func FuzzDecodeFile(f *testing.F) { fuzz(f, "file*", DecodeFile) }
-func FuzzDecodeDir(f *testing.F)  { fuzz(f, "dir*", DecodeDir) }
-func FuzzDecodeLink(f *testing.F) { fuzz(f, "link*", DecodeLink) }
-func FuzzDecodeTree(f *testing.F) { fuzz(f, "tree*", DecodeTree) }
+func FuzzDecodeFile(f *testing.F)   { fuzz(f, "file*", DecodeFile) }
+func FuzzDecodeDir(f *testing.F)    { fuzz(f, "dir*", DecodeDir) }
+func FuzzDecodeLink(f *testing.F)   { fuzz(f, "link*", DecodeLink) }
+func FuzzDecodeSource(f *testing.F) { fuzz(f, "source*", DecodeSource) }
+func FuzzDecodeTree(f *testing.F)   { fuzz(f, "tree*", DecodeTree) }

@@ -15,6 +15,8 @@ const (
 	FileName = Prefix + "file"
 	LinkName = Prefix + "link"
 	TreeName = Prefix + "tree"
+	// SourceName stands at the root directory of a clone, for good.
+	SourceName = Prefix + "source"
 )
 
 const (
@@ -96,4 +98,10 @@ type Link struct {
 type Tree struct {
 	Root               cid.Cid // root of the snapshot that it came from
 	Files, Dirs, Bytes uint64  // totals of that snapshot
+}
+
+// Source is the mark on the root directory of a clone: the references in all other marks of the subvolume are to blocks that were
+// sealed for another volume.
+type Source struct {
+	Pubkey [32]byte // of that volume
 }

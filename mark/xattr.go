@@ -31,7 +31,11 @@ func GetLink(path string) (*Link, error) { return get(path, LinkName, DecodeLink
 // volume is complete.
 func GetTree(path string) (*Tree, error) { return get(path, TreeName, DecodeTree) }
 
-// Set writes the mark m, a *File, *Dir, *Link or *Tree, to the inode at path.
+// GetSource returns the source mark of the root directory at path; nil where
+// the marks of the volume are its own.
+func GetSource(path string) (*Source, error) { return get(path, SourceName, DecodeSource) }
+
+// Set writes the mark m, a *File, *Dir, *Link, *Tree or *Source, to the inode at path.
 func Set(path string, m interface{ Encode() ([]byte, error) }) error {
 	var name string
 	switch m.(type) {
@@ -43,6 +47,8 @@ func Set(path string, m interface{ Encode() ([]byte, error) }) error {
 		name = LinkName
 	case *Tree:
 		name = TreeName
+	case *Source:
+		name = SourceName
 	}
 	b, err := m.Encode()
 	if err != nil {

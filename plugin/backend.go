@@ -20,6 +20,7 @@ type Volumes interface {
 	Snapshot(ctx context.Context, name string, wait bool, p func(volume.Progress)) (volume.SnapshotInfo, error)
 	Snapshots(ctx context.Context, name string) ([]volume.SnapshotInfo, error)
 	LocalSnapshots(name string) ([]volume.SnapshotInfo, error)
+	Clone(ctx context.Context, name, snapshot, as string) (volume.RestoreResult, error)
 	Restore(ctx context.Context, name, snapshot string) (volume.RestoreResult, error)
 	Flush(ctx context.Context, name string, p func(volume.Progress)) (volume.SnapshotInfo, error)
 	Hydrate(ctx context.Context, name string, wait bool, p func(volume.Progress)) error

@@ -11,6 +11,7 @@ import (
 // historyRoutes adds the calls that concern the snapshots of a volume.
 func (s *Server) historyRoutes(handle func(pattern string, fn http.HandlerFunc), volumes string) {
 	handle("GET "+volumes+"/{name}/snapshots", s.answer("snapshots", s.snapshots))
+	handle("POST "+volumes+"/{name}/clone", s.answer("clone", s.clone))
 	handle("POST "+volumes+"/{name}/restore", s.answer("restore", s.restore))
 }
 
@@ -33,5 +34,18 @@ func (s *Server) restore(r *http.Request) (any, error) {
 	}
 	return with(s, r, func(v Volumes) (volume.RestoreResult, error) {
 		return v.Restore(r.Context(), r.PathValue("name"), in.Snapshot)
+	})
+}
+
+func (s *Server) clone(r *http.Request) (any, error) {
+	var in control.CloneRequest
+	if err := decode(r, &in); err != nil {
+		return nil, err
+	}
+	if err := CheckName(in.New); err != nil {
+		return nil, err
+	}
+	return with(s, r, func(v Volumes) (volume.RestoreResult, error) {
+		return v.Clone(r.Context(), r.PathValue("name"), in.Snapshot, in.New)
 	})
 }

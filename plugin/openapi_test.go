@@ -72,7 +72,7 @@ func TestOpenAPI_HasEveryFieldOfEveryType(t *testing.T) {
 	api := readOpenAPI(t)
 	for _, v := range []any{control.Version{}, control.Setting{}, control.Status{}, volume.Health{}, volume.Check{}, volume.Info{}, volume.SnapshotInfo{},
 		volume.Progress{}, control.CreateRequest{}, control.MountRequest{}, control.MountResult{}, control.UnmountRequest{}, control.SnapshotRequest{},
-		control.HydrateRequest{}, control.RestoreRequest{}, volume.RestoreResult{}, control.VerifyRequest{}, volume.Verification{}, volume.Damage{}, control.Key{},
+		control.HydrateRequest{}, control.CloneRequest{}, control.RestoreRequest{}, volume.RestoreResult{}, control.VerifyRequest{}, volume.Verification{}, volume.Damage{}, control.Key{},
 		control.Event{}} {
 		typ := reflect.TypeOf(v)
 		var want []string

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"fractal-lazy/backing"
+	"fractal-lazy/mark"
 	"fractal-lazy/seal"
 	"fractal-lazy/snapshot"
 	"fractal-lazy/snapshot/wire"
@@ -62,6 +63,11 @@ func (p *Publisher) buildOnce(ctx context.Context, j *Job, progress *reporter, w
 
 	sealer := j.Key.Sealer()
 	w := &walker{tree: tree, reader: snapshot.NewReader(p.nodes, sealer), log: p.log.With().Str("volume", j.Volume).Logger()}
+	source, err := mark.GetSource(mark.FD(tree.RootFD()))
+	if err != nil {
+		return built{}, err
+	}
+	w.foreign = source != nil && source.Pubkey != [32]byte(j.Key.Public())
 	opt := snapshot.Options{ChunkSize: j.chunkSize(), Compression: j.Compression, Progress: progress.read}
 	base, done, err := p.openBase(ctx, j, w, sealer, &opt)
 	if err != nil {

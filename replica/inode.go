@@ -61,6 +61,20 @@ func readInode(fd int, st *unix.Statx_t) (*inode, error) {
 	return in, nil
 }
 
+// readInode reads an inode for a snapshot of the volume of w. In a clone the references of marks are to blocks that were sealed under another key: none
+// may get into its snapshots.
+func (w *walker) readInode(fd int, st *unix.Statx_t) (*inode, error) {
+	in, err := readInode(fd, st)
+	if err != nil || !w.foreign {
+		return in, err
+	}
+	if in.dir != nil || in.file != nil && in.file.State == mark.Pending {
+		return nil, ErrForeign
+	}
+	in.file = nil // clean: the file is read like any other
+	return in, nil
+}
+
 func (in *inode) setMark(name string, value []byte) (err error) {
 	switch name {
 	case mark.FileName:
@@ -70,6 +84,7 @@ func (in *inode) setMark(name string, value []byte) (err error) {
 		in.dir, err = mark.DecodeDir(value)
 	case mark.LinkName:
 		in.link, err = mark.DecodeLink(value)
+	case mark.SourceName: // walker.foreign
 	case mark.TreeName: // says where the volume came from, which its snapshots do not repeat
 	default:
 		// A mark of a later version: what it means for the content is not known.

@@ -64,7 +64,7 @@ func (p *patcher) root(ctx context.Context) (snapshot.Node, error) {
 		return snapshot.Node{}, err
 	}
 	p.dev = [2]uint32{st.Dev_major, st.Dev_minor}
-	in, err := readInode(p.tree.RootFD(), &st)
+	in, err := p.readInode(p.tree.RootFD(), &st)
 	if err != nil {
 		return snapshot.Node{}, fmt.Errorf("/: %w", err)
 	}
@@ -97,7 +97,7 @@ func (p *patcher) node(ctx context.Context, dir uint64, path, name string, was *
 		return n, false, err
 	}
 	defer unix.Close(fd)
-	in, err := readInode(fd, &st)
+	in, err := p.readInode(fd, &st)
 	if err != nil {
 		return n, false, err
 	}

@@ -21,6 +21,8 @@ var (
 	// ErrBehind: the Hive holds a manifest of the generation that was to be posted, or of a later one, and it is
 	// not this Job's. The Base has to be read from the Hive again.
 	ErrBehind = errors.New("the Hive holds a newer snapshot than the base")
+	// ErrForeign: the snapshot is of a clone that still takes content from another volume, whose blocks it cannot refer to.
+	ErrForeign = errors.New("it still takes content from the volume that it is a clone of")
 	// ErrWritable: the snapshot of a Job is not read-only; what is read could change on the way.
 	ErrWritable = errors.New("snapshot is not read-only")
 )

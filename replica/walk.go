@@ -35,6 +35,8 @@ type walker struct {
 	dev    [2]uint32        // device number of the snapshot
 	reader *snapshot.Reader // what marks refer to
 	log    zerolog.Logger
+	// foreign: the snapshot is of a clone, and its marks speak of blocks of another volume.
+	foreign bool
 
 	base   *snapshot.Reader // of the base's tree; nil: there is no base
 	origin *origin          // the base's local snapshot; nil: not here
@@ -53,7 +55,7 @@ func (w *walker) root(was counterpart) (snapshot.Node, error) {
 		return snapshot.Node{}, err
 	}
 	w.dev = [2]uint32{st.Dev_major, st.Dev_minor}
-	in, err := readInode(w.tree.RootFD(), &st)
+	in, err := w.readInode(w.tree.RootFD(), &st)
 	if err != nil {
 		return snapshot.Node{}, fmt.Errorf("/: %w", err)
 	}
@@ -203,7 +205,7 @@ func (d *dir) node(name string, before *wire.Entry) (snapshot.Node, bool, error)
 		return snapshot.Node{}, false, err
 	}
 	defer unix.Close(fd)
-	in, err := readInode(fd, &st)
+	in, err := d.w.readInode(fd, &st)
 	if err != nil {
 		return snapshot.Node{}, false, err
 	}

@@ -65,23 +65,32 @@ func (m *Manager) Create(ctx context.Context, name string, opts map[string]strin
 	if v.has(v.recordFile()) {
 		return fmt.Errorf("%w: %s is there, but could not be read when the driver started; its log says why", ErrExists, v.recordFile())
 	}
-	// Order: 1. folders, 2. volume.json, 3. the folders to the disk. A crash
-	// before 2 leaves empty folders, which the next Create of the key uses.
-	if err := os.MkdirAll(v.snaps(), 0o700); err != nil {
+	if err := m.enrol(v); err != nil {
 		return fmt.Errorf("create volume %s: %w", name, err)
+	}
+	m.logger(v, "create").Info().Stringer("pubkey", v.pub).Bool("new_key", !given).Msg("volume created")
+	return nil
+}
+
+// enrol writes the record of a new volume and makes it one of ours. m.loadMu is held, and nobody else has the name or the key.
+//
+// Order: 1. folders, 2. volume.json, 3. the folders to the disk. A crash
+// before 2 leaves empty folders, which the next Create of the key uses.
+func (m *Manager) enrol(v *vol) error {
+	if err := os.MkdirAll(v.snaps(), 0o700); err != nil {
+		return err
 	}
 	if err := v.update(func(*record) {}); err != nil {
 		return err
 	}
-	for d := filepath.Dir(dir); d != m.o.Root; d = filepath.Dir(d) {
+	for d := filepath.Dir(v.dir); d != m.o.Root; d = filepath.Dir(d) {
 		if err := syncDir(d); err != nil {
-			return fmt.Errorf("create volume %s: %w", name, err)
+			return err
 		}
 	}
 	m.mu.Lock()
-	m.vols[name] = v
+	m.vols[v.name] = v
 	m.mu.Unlock()
-	m.logger(v, "create").Info().Stringer("pubkey", v.pub).Bool("new_key", !given).Msg("volume created")
 	return nil
 }
 

@@ -41,6 +41,8 @@ func writeFile(path string, b []byte) error {
 	return syncDir(filepath.Dir(path))
 }
 
+func exists(path string) bool { _, err := os.Lstat(path); return err == nil }
+
 func syncDir(path string) error {
 	d, err := os.Open(path)
 	if err != nil {

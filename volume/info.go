@@ -49,6 +49,7 @@ type Info struct {
 	LeftOut        string            `json:"left_out,omitempty"`     // what of a direct mount no snapshot holds
 	Options        map[string]string `json:"options"`                // effective; no key
 	Created        time.Time         `json:"created"`
+	CloneOf        string            `json:"clone_of,omitempty"` // public key of the volume that part of it is still to be fetched from; it is published after that
 }
 
 // Where a snapshot is.

@@ -30,7 +30,7 @@ func (v *vol) info() Info {
 	i := Info{
 		Name: v.name, Pubkey: v.pub.String(), State: v.stateLocked(), OfflineWhy: v.offline, LockedWhy: v.locked,
 		Unpublished: r.count(kindPending), UploadPhase: v.uploadIs.Phase, UploadBytes: v.uploadIs.Done, UploadError: v.problem,
-		Mounts: slices.Sorted(maps.Keys(v.ids)), Options: v.set.effective(), Created: r.Created,
+		Mounts: slices.Sorted(maps.Keys(v.ids)), Options: v.set.effective(), Created: r.Created, CloneOf: r.Source,
 	}
 	if i.UploadError == "" {
 		i.UploadError = v.snapWhy

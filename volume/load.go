@@ -153,7 +153,11 @@ func (m *Manager) volumeDirs() (dirs []string) {
 func (m *Manager) loadVolume(dir string) (*vol, error) {
 	b, err := readFile(filepath.Join(dir, "volume.json"), maxRecord)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil // folders only, or views only
+		// Folders only, or views only, or a clone that a crash left half made.
+		if next := filepath.Join(dir, "data.new"); exists(next) {
+			return nil, m.toTrash(next)
+		}
+		return nil, nil
 	}
 	if err != nil {
 		return nil, err
@@ -204,6 +208,9 @@ func (m *Manager) mend(v *vol) error {
 		if err := m.toTrash(v.next()); err != nil {
 			return err
 		}
+	}
+	if err := m.mendSource(v, r); err != nil {
+		return err
 	}
 	if err := m.mendSnapshots(v, r); err != nil {
 		return err

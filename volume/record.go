@@ -45,6 +45,8 @@ type record struct {
 	Base      *baseRecord       `json:"base,omitempty"`    // what the data comes from, or was last published as
 	From      *originRecord     `json:"from,omitempty"`    // what the data was restored from since Base; no snapshot was taken of it yet
 	SavedGen  uint64            `json:"saved_gen"`         // BTRFS generation of data when it equalled Base
+	// Source is the public key of the volume that a clone still takes content from; empty: it does not.
+	Source string `json:"source,omitempty"`
 	// Snapshots are the local ones, ascending by time.
 	Snapshots  []snapRecord `json:"snapshots,omitempty"`
 	Fence      *fenceRecord `json:"fence,omitempty"` // another machine took over
@@ -187,6 +189,11 @@ func (r *record) check() error {
 	}
 	if r.From.check() != nil {
 		return bad("from")
+	}
+	if r.Source != "" {
+		if p, err := seal.ParsePubkey(r.Source); err != nil || p.String() != r.Source {
+			return bad("source")
+		}
 	}
 	if len(r.Snapshots) > maxSnapshots {
 		return bad("too many snapshots")

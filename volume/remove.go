@@ -35,6 +35,10 @@ func (m *Manager) Remove(ctx context.Context, name string, force bool) error {
 	if used {
 		return v.wrap(fmt.Errorf("%w: unmount it first", ErrInUse))
 	}
+	if c := m.clonesOf(v); len(c) > 0 && !v.isView() {
+		return v.wrap(fmt.Errorf("%w: its clone %s still takes content from it: fetch that first (`fractal-lazy hydrate --wait %s`), or remove the clone",
+			ErrInUse, c[0], c[0]))
+	}
 	m.stopWork(v)
 	if err := m.checkSaved(v); err != nil && !force {
 		return v.wrap(err)

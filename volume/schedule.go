@@ -58,6 +58,7 @@ type situation struct {
 	pending  int  // local snapshots to be published
 	hive     bool // one is configured
 	asked    bool // somebody waits for the upload
+	waits    bool // a clone that is not all here: nothing of it can be published yet
 	interval time.Duration
 	lastSnap time.Time
 	lastAsk  time.Time
@@ -107,6 +108,7 @@ func decide(s situation) (p plan) {
 		return p
 	}
 	switch {
+	case s.waits:
 	case s.mounted && s.interval > 0 && s.pending == 0 && due(s.lastSnap.Add(s.interval)):
 		p.snapshot = true
 		note("the interval is over")
@@ -127,7 +129,7 @@ func decide(s situation) (p plan) {
 		p.publish = true
 		note("a snapshot waits for its upload")
 	}
-	if !s.mounted && s.release && s.final && (s.pending == 0 || p.publish) && (s.asked || due(s.retry)) {
+	if !s.mounted && s.release && (s.final || s.waits) && (s.pending == 0 || p.publish) && (s.asked || due(s.retry)) {
 		p.release = true
 		note("no longer in use")
 	}

@@ -43,8 +43,12 @@ func (m *Manager) serve(ctx context.Context, v *vol) (_ *live, err error) {
 		}
 	}()
 	log := m.log.With().Str("volume", v.name).Logger()
-	l.lazy, err = lazy.Open(ctx, l.tree, m.storeOf(v), v.key.Sealer(), lazy.Options{
-		FetchTimeout: v.set.fetchTimeout, Prefetch: v.set.prefetch, Volume: v.name, Log: log,
+	sealer, prefetch, err := m.readsWith(v)
+	if err != nil {
+		return nil, err
+	}
+	l.lazy, err = lazy.Open(ctx, l.tree, m.storeOf(v), sealer, lazy.Options{
+		FetchTimeout: v.set.fetchTimeout, Prefetch: prefetch, Volume: v.name, Log: log,
 	})
 	if err != nil {
 		return nil, err

@@ -17,6 +17,9 @@ func (m *Manager) takeSnapshot(ctx context.Context, v *vol, kind string) (id str
 	if !v.has(v.data()) {
 		return "", nil
 	}
+	if err := m.mayPublish(v); err != nil && kind == kindPending {
+		return "", err
+	}
 	r := v.record()
 	changed, _, err := backing.Changed(v.data(), r.held(kind))
 	if err != nil {

@@ -90,6 +90,9 @@ func (m *Manager) takeDown(ctx context.Context, v *vol, final bool) error {
 	st := l.lazy.Status()
 	err := v.update(func(r *record) {
 		r.Release = r.Writer && r.Fence == nil && !v.isView()
+		if st.Complete {
+			r.Source = ""
+		}
 		r.Totals.Complete, r.Totals.BytesRemote, r.Totals.FilesRemote = st.Complete, st.BytesRemote, st.FilesRemote
 	})
 	if err != nil {
@@ -112,7 +115,7 @@ func (m *Manager) takeDown(ctx context.Context, v *vol, final bool) error {
 	if r.Fence != nil {
 		kind = kindDivergent
 	}
-	if _, err := m.takeSnapshot(ctx, v, kind); err != nil {
+	if _, err := m.takeSnapshot(ctx, v, kind); err != nil && !v.waits() { // of a clone that is not all here there is none
 		return v.wrap(fmt.Errorf("final snapshot: %w", err)) // the worker tries again
 	}
 	v.mutate(func() { v.final = true })

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -25,6 +24,7 @@ const (
 	stepUnmount  step = "unmount"
 	stepSnapshot step = "snapshot"
 	stepRestore  step = "restore"
+	stepClone    step = "clone"
 	stepRelease  step = "release"
 	stepRemove   step = "remove"
 )
@@ -65,6 +65,7 @@ type vol struct {
 	uploadIs Progress
 	problem  string // why the last upload failed
 	snapWhy  string // why the last interval snapshot failed
+	cloning  int    // clones that are being made of it: what they take content from must stay
 	leftOut  string // what the last snapshot of a direct mount does not hold
 }
 
@@ -94,7 +95,7 @@ func (v *vol) recordFile() string       { return filepath.Join(v.dir, "volume.js
 func (v *vol) idsFile() string          { return filepath.Join(v.dir, "mounts.json") }
 func (v *vol) isView() bool             { return v.set.view != nil }
 func (v *vol) wrap(err error) error     { return fmt.Errorf("volume %s: %w", v.name, err) }
-func (v *vol) has(path string) bool     { _, err := os.Lstat(path); return err == nil }
+func (v *vol) has(path string) bool     { return exists(path) }
 func newSnapshotID() string             { return uuid.NewString() }
 func (v *vol) signalLocked()            { close(v.changed); v.changed = make(chan struct{}) }
 func (v *vol) freshLocked() (r *record) { c := v.rec.clone(); return &c }

@@ -180,6 +180,7 @@ func (m *Manager) published(v *vol, s snapRecord, res replica.Result, dir *wire.
 			r.drop(id)
 		}
 		r.Base, r.SavedGen, r.Known = b, s.Gen, true
+		r.Source = ""
 		r.see(b.Generation, b.Hash)
 		r.Replicated = &s.Created
 		r.Totals.BytesTotal, r.Totals.FilesTotal = dir.Bytes, dir.Files

@@ -85,6 +85,11 @@ func (c *Client) Snapshots(ctx context.Context, name string, local bool) ([]volu
 	return call[[]volume.SnapshotInfo](ctx, c, "GET", volumePath(name, "/snapshots")+"?local="+strconv.FormatBool(local), nil)
 }
 
+// Clone makes a new volume of what the volume holds, or of a snapshot of it.
+func (c *Client) Clone(ctx context.Context, name, snapshot, as string) (volume.RestoreResult, error) {
+	return call[volume.RestoreResult](ctx, c, "POST", volumePath(name, "/clone"), CloneRequest{New: as, Snapshot: snapshot})
+}
+
 func (c *Client) Restore(ctx context.Context, name, snapshot string) (volume.RestoreResult, error) {
 	return call[volume.RestoreResult](ctx, c, "POST", volumePath(name, "/restore"), RestoreRequest{Snapshot: snapshot})
 }

@@ -16,6 +16,7 @@
 //	POST   /fractal/v1/volumes/{name}/snapshot      SnapshotRequest -> SnapshotInfo    (stream)
 //	GET    /fractal/v1/volumes/{name}/snapshots?local=true
 //	POST   /fractal/v1/volumes/{name}/restore       RestoreRequest -> RestoreResult
+//	POST   /fractal/v1/volumes/{name}/clone         CloneRequest -> RestoreResult
 //	POST   /fractal/v1/volumes/{name}/flush         -> SnapshotInfo                    (stream)
 //	POST   /fractal/v1/volumes/{name}/hydrate       HydrateRequest -> Info             (stream)
 //	POST   /fractal/v1/volumes/{name}/verify        VerifyRequest -> Verification      (stream)

@@ -74,6 +74,12 @@ type RestoreRequest struct {
 	Snapshot string `json:"snapshot"`
 }
 
+// CloneRequest makes a new volume of a snapshot; empty: of the present state.
+type CloneRequest struct {
+	New      string `json:"new"`
+	Snapshot string `json:"snapshot,omitempty"`
+}
+
 // HydrateRequest starts hydration, or changes how it goes on. What is nil stays as it is.
 type HydrateRequest struct {
 	Wait  bool    `json:"wait,omitempty"`
