@@ -48,6 +48,9 @@ func inspectVolume(w io.Writer, v volume.Info) {
 	line("Mounted for", strings.Join(v.Mounts, ", "))
 	line("Generation", fmt.Sprint(v.Generation))
 	line("Replicated", when(v.LastReplicated))
+	if l := v.UploadLag; l != nil && *l > 0 {
+		line("Upload lag", time.Duration(*l*float64(time.Second)).Round(time.Second).String())
+	}
 	line("Size", fmt.Sprintf("%s in %d files", humanize.IBytes(v.BytesTotal), v.FilesTotal))
 	line("Remote", fmt.Sprintf("%s in %d files", humanize.IBytes(v.BytesRemote), v.FilesRemote))
 	if v.Rate > 0 {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"fractal-lazy/plugin/control"
 	"fractal-lazy/volume"
@@ -207,17 +208,23 @@ containers that use it as well have ids of their own.`,
 func (a *app) volumeUnmount() *cobra.Command {
 	var id string
 	var noWait bool
+	var wait time.Duration
 	c := &cobra.Command{
 		Use:     "umount NAME",
 		Aliases: []string{"unmount"},
 		Short:   "Unmount a volume and wait until its last changes are published",
 		Long: `Unmounts a volume. Where nobody else uses it, a final snapshot is taken and uploaded and the volume is given back, so that another machine can
-mount it; the command waits for that unless --no-wait is given. Ending the command does not end the upload.`,
+mount it; the command waits for that unless --no-wait is given, or for the time of --wait: then it ends with 6 where it is not done. Ending the command does not end
+the upload, and the same command again waits for it again.`,
+		Example:           `  fractal-lazy volume umount db --wait 5m`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeVolumes,
 		RunE: func(c *cobra.Command, args []string) error {
+			if wait < 0 || wait > 0 && noWait {
+				return usage(c, errors.New("--wait is a time such as 5m, and does not go with --no-wait"))
+			}
 			p := a.progress()
-			v, err := a.client().Unmount(c.Context(), args[0], id, !noWait, p.show)
+			v, err := a.client().Unmount(c.Context(), args[0], control.UnmountRequest{ID: id, Wait: !noWait, WaitSeconds: wait.Seconds()}, p.show)
 			p.end()
 			if err != nil {
 				return err
@@ -227,6 +234,7 @@ mount it; the command waits for that unless --no-wait is given. Ending the comma
 	}
 	c.Flags().StringVar(&id, "id", control.DefaultMountID, "who used the mount")
 	c.Flags().BoolVar(&noWait, "no-wait", false, "leave the final upload to the background")
+	c.Flags().DurationVar(&wait, "wait", 0, "wait this long at most; 0: as long as the final upload takes")
 	return c
 }
 

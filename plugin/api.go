@@ -40,7 +40,10 @@ func (s *Server) routes() {
 	handle("GET "+volumes, s.answer("list", s.list))
 	handle("POST "+volumes, s.answer("create", s.create))
 	handle("GET "+volumes+"/{name}", s.answer("get", func(r *http.Request) (any, error) {
-		return with(s, r, func(v Volumes) (volume.Info, error) { return v.Get(r.PathValue("name")) })
+		return with(s, r, func(v Volumes) (volume.Info, error) {
+			info, err := v.Get(r.PathValue("name"))
+			return withLag(v, info), err
+		})
 	}))
 	handle("DELETE "+volumes+"/{name}", s.answer("remove", func(r *http.Request) (any, error) {
 		force, _ := strconv.ParseBool(r.URL.Query().Get("force"))
@@ -109,7 +112,24 @@ func decode(r *http.Request, into any) error {
 }
 
 func (s *Server) list(r *http.Request) (any, error) {
-	return with(s, r, func(v Volumes) ([]volume.Info, error) { return append([]volume.Info{}, v.List()...), nil })
+	return with(s, r, func(v Volumes) ([]volume.Info, error) { return listWithLag(v), nil })
+}
+
+// withLag adds what only the disk can tell. Docker's own calls do without: they answer from memory.
+func withLag(v Volumes, info volume.Info) volume.Info {
+	if lag, err := v.Lag(info.Name); err == nil {
+		seconds := lag.Round(time.Millisecond).Seconds()
+		info.UploadLag = &seconds
+	}
+	return info
+}
+
+func listWithLag(v Volumes) []volume.Info {
+	all := []volume.Info{}
+	for _, info := range v.List() {
+		all = append(all, withLag(v, info))
+	}
+	return all
 }
 
 func (s *Server) create(r *http.Request) (any, error) {
@@ -156,7 +176,7 @@ func (s *Server) status(ctx context.Context) control.Status {
 	defer cancel()
 	st.Ready = true
 	st.Health = v.Health(ctx)
-	st.Volumes = append(st.Volumes, v.List()...)
+	st.Volumes = listWithLag(v)
 	return st
 }
 

@@ -46,7 +46,7 @@ func TestControl_VolumeMovesToAnotherMachine(t *testing.T) {
 		t.Errorf("flush: %+v", snap)
 	}
 	put(t, filepath.Join(path, "last words"), []byte("x"))
-	info, err = a.client.Unmount(ctx, "db", "", true, nil)
+	info, err = a.client.Unmount(ctx, "db", control.UnmountRequest{Wait: true}, nil)
 	must(t, err)
 	if info.Mountpoint != "" || info.Generation != snap.Generation+1 || info.State != volume.StateUnmounted {
 		t.Errorf("unmount that waits ended before the final upload: %+v", info)
@@ -75,7 +75,7 @@ func TestControl_VolumeMovesToAnotherMachine(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(path, "last words")); err != nil {
 		t.Error(err)
 	}
-	_, err = b.client.Unmount(ctx, "moved", "", true, nil)
+	_, err = b.client.Unmount(ctx, "moved", control.UnmountRequest{Wait: true}, nil)
 	must(t, err)
 	must(t, b.client.Remove(ctx, "moved", false))
 	if _, err := b.client.Get(ctx, "moved"); !errors.Is(err, volume.ErrUnknown) {
@@ -133,7 +133,7 @@ func TestControl_RateAndPauseAreSetApart(t *testing.T) {
 		_, err := x.client.Hydrate(ctx, "db", r, nil)
 		must(t, err)
 	}
-	_, err = x.client.Unmount(ctx, "db", "", false, nil)
+	_, err = x.client.Unmount(ctx, "db", control.UnmountRequest{}, nil)
 	must(t, err)
 	_, err = x.client.Mount(ctx, "db", "", nil)
 	must(t, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"fractal-lazy/volume"
 )
@@ -28,6 +29,7 @@ type Volumes interface {
 	Verify(ctx context.Context, name string, o volume.VerifyOptions, p func(volume.Progress)) (volume.Verification, error)
 	KeyExport(name string) (string, error)
 	Health(ctx context.Context) volume.Health
+	Lag(name string) (time.Duration, error)
 }
 
 var _ Volumes = (*volume.Manager)(nil)

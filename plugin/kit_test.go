@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -70,15 +71,23 @@ func must(t *testing.T, err error) {
 type network struct {
 	store *memory.Store
 	hive  *hive.Client
+	down  atomic.Bool // the Hive answers 503
 }
 
 func newNetwork(t *testing.T) *network {
 	t.Helper()
 	srv, err := hive.NewServer(filepath.Join(t.TempDir(), "hive.db"), nil, nil)
 	must(t, err)
-	hs := httptest.NewServer(srv.Handler())
-	t.Cleanup(func() { hs.Close(); srv.Close() })
 	n := &network{store: memory.New()}
+	h := srv.Handler()
+	hs := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if n.down.Load() {
+			http.Error(w, "unplugged", http.StatusServiceUnavailable)
+			return
+		}
+		h.ServeHTTP(w, r)
+	}))
+	t.Cleanup(func() { hs.Close(); srv.Close() })
 	n.hive, err = hive.NewClient(hs.URL, uuid.NewString(), nil)
 	must(t, err)
 	return n

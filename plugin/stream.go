@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"sync"
 	"time"
@@ -131,12 +132,52 @@ func (s *Server) mount(r request) (any, error) {
 	}
 }
 
-// unmount gives the mount up; with wait, and where it was the last, it stays until all is published and the writer given back.
+// unmount gives the mount up; with wait, and where it was the last, it stays until all is published and the writer given back, or for wait_seconds.
 func (s *Server) unmount(r request) (any, error) {
 	var in control.UnmountRequest
 	if err := decode(r.http, &in); err != nil {
 		return nil, err
 	}
+	if in.WaitSeconds < 0 || in.WaitSeconds > maxWait.Seconds() || in.WaitSeconds != in.WaitSeconds {
+		return nil, fmt.Errorf("%w: wait_seconds is not between 0 and %.0f", control.ErrRequest, maxWait.Seconds())
+	}
+	if in.Wait && in.WaitSeconds > 0 {
+		limit := time.Duration(in.WaitSeconds * float64(time.Second))
+		outer := r.ctx
+		ctx, cancel := context.WithTimeout(outer, limit)
+		defer cancel()
+		r.ctx = ctx
+		info, err := s.unmountAndWait(r, in)
+		if err != nil && ctx.Err() == context.DeadlineExceeded && outer.Err() == nil {
+			err = notReleased(r, limit, err)
+		}
+		return info, err
+	}
+	return s.unmountAndWait(r, in)
+}
+
+// maxWait bounds wait_seconds.
+const maxWait = 30 * 24 * time.Hour
+
+// notReleased says how far the final upload of a volume came in the time that a caller had for it.
+func notReleased(r request, limit time.Duration, err error) error {
+	info, gerr := r.v.Get(r.name)
+	if gerr != nil {
+		return err
+	}
+	p := uploadProgress(info)
+	what := fmt.Sprintf("%d snapshots wait for their upload", info.Unpublished)
+	switch {
+	case info.Mountpoint != "":
+		what = "it is still being unmounted"
+	case info.Unpublished == 0:
+		what = "it is published, and not yet given back"
+	}
+	return fmt.Errorf("%w: volume %s is not given back after %s: %s (%s, %d bytes sent); it goes on in the background, and the same call waits for it again",
+		volume.ErrBusy, r.name, limit, what, p.Phase, p.Done)
+}
+
+func (s *Server) unmountAndWait(r request, in control.UnmountRequest) (any, error) {
 	for {
 		err := r.v.Unmount(r.ctx, r.name, id(in.ID))
 		if err == nil {

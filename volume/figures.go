@@ -39,6 +39,20 @@ func (m *Manager) Measure() {
 	}
 }
 
+// Lag is the age that the oldest change can have that is not published; 0 where all is. It asks the disk for the generation of a
+// mounted volume, and nothing else; of a view it is 0. ErrUnknown: there is no such volume.
+func (m *Manager) Lag(name string) (time.Duration, error) {
+	v, err := m.lookup(name)
+	if err != nil || v.isView() {
+		return 0, err
+	}
+	since := m.behindSince(v, v.info())
+	if since.IsZero() {
+		return 0, nil
+	}
+	return max(0, m.now().Sub(since)), nil // a clock that was set back must not show a negative age
+}
+
 // behindSince is when the volume was last known to be published as a whole; the zero time where it still is.
 func (m *Manager) behindSince(v *vol, i Info) time.Time {
 	behind := i.Unpublished > 0 || len(i.Divergent) > 0

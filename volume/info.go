@@ -41,13 +41,14 @@ type Info struct {
 	Unpublished    int               `json:"unpublished,omitempty"`  // local snapshots that wait for their upload
 	UploadPhase    string            `json:"upload_phase,omitempty"` // of the upload that runs
 	UploadBytes    uint64            `json:"upload_bytes,omitempty"`
-	UploadError    string            `json:"upload_error,omitempty"` // why the last try failed
-	Mounts         []string          `json:"mounts"`                 // ids, ascending
-	Mountpoint     string            `json:"mountpoint"`             // empty: not mounted
-	Mount          string            `json:"mount,omitempty"`        // fuse or direct; empty: not mounted
-	MountWhy       string            `json:"mount_why,omitempty"`    // why it is fuse although the option says direct
-	LeftOut        string            `json:"left_out,omitempty"`     // what of a direct mount no snapshot holds
-	Options        map[string]string `json:"options"`                // effective; no key
+	UploadError    string            `json:"upload_error,omitempty"`       // why the last try failed
+	UploadLag      *float64          `json:"upload_lag_seconds,omitempty"` // how long changes have been here, at most, that are not published; 0: all is; nil where nobody asked Manager.Lag
+	Mounts         []string          `json:"mounts"`                       // ids, ascending
+	Mountpoint     string            `json:"mountpoint"`                   // empty: not mounted
+	Mount          string            `json:"mount,omitempty"`              // fuse or direct; empty: not mounted
+	MountWhy       string            `json:"mount_why,omitempty"`          // why it is fuse although the option says direct
+	LeftOut        string            `json:"left_out,omitempty"`           // what of a direct mount no snapshot holds
+	Options        map[string]string `json:"options"`                      // effective; no key
 	Created        time.Time         `json:"created"`
 	CloneOf        string            `json:"clone_of,omitempty"` // public key of the volume that part of it is still to be fetched from; it is published after that
 }

@@ -97,7 +97,7 @@ func TestOpen_ReadsTheStateFolderOfVersion1(t *testing.T) {
 	if i := a.info("fresh"); i.State != StateNew || i.Options["size"] != "21474836480" {
 		t.Errorf("fresh: %+v", i)
 	}
-	if i := a.info("held"); i.State != StateUploading || i.Generation != 1 || i.Unpublished != 1 {
+	if i := a.info("held"); i.State != StateUploading || i.Generation != 1 || i.Unpublished < 1 { // more, once the worker has looked
 		t.Errorf("held: %+v", i)
 	}
 	lost := a.info("lost")

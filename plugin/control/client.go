@@ -72,8 +72,9 @@ func (c *Client) Mount(ctx context.Context, name, id string, p func(volume.Progr
 	return r.Mountpoint, err
 }
 
-func (c *Client) Unmount(ctx context.Context, name, id string, wait bool, p func(volume.Progress)) (volume.Info, error) {
-	return stream[volume.Info](ctx, c, volumePath(name, "/unmount"), UnmountRequest{ID: id, Wait: wait}, p)
+// Unmount gives up a mount, and waits as r says.
+func (c *Client) Unmount(ctx context.Context, name string, r UnmountRequest, p func(volume.Progress)) (volume.Info, error) {
+	return stream[volume.Info](ctx, c, volumePath(name, "/unmount"), r, p)
 }
 
 func (c *Client) Snapshot(ctx context.Context, name string, wait bool, p func(volume.Progress)) (volume.SnapshotInfo, error) {

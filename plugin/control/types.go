@@ -58,10 +58,13 @@ type MountResult struct {
 	Mountpoint string `json:"mountpoint"`
 }
 
-// UnmountRequest gives up the mount of ID. With Wait, and where it was the last one, the answer comes when the final upload is done.
+// UnmountRequest gives up the mount of ID. With Wait, and where it was the last one, the answer comes when the final upload is done and the
+// volume given back; with WaitSeconds not later than then: the error is CodeBusy, and the upload goes on.
 type UnmountRequest struct {
 	ID   string `json:"id,omitempty"`
 	Wait bool   `json:"wait,omitempty"`
+	// WaitSeconds bounds the waiting; 0: as long as it takes.
+	WaitSeconds float64 `json:"wait_seconds,omitempty"`
 }
 
 // SnapshotRequest takes a snapshot; with Wait the answer comes when it is published.
