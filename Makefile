@@ -29,7 +29,7 @@ PLUGINDIR = build/plugin/$(ARCH)
 PREFIX ?= /usr/local
 UNITS  ?= /etc/systemd/system
 
-.PHONY: build test test-docker demo demo-short bench-mount bench-snapshot fuzz deps vet clean plugin plugin-rootfs plugin-push install uninstall crash crash-short
+.PHONY: build test test-docker demo demo-short bench-mount bench-start bench-snapshot fuzz deps vet clean plugin plugin-rootfs plugin-push install uninstall crash crash-short
 
 ## build: bin/fractal-lazy, one static file
 build:
@@ -91,6 +91,10 @@ demo-short: deps build
 ## bench-mount: how long mounting takes, with 1,000 files and with 100,000
 bench-mount: deps build
 	$(GO) run ./tests/bench/mount -binary $(BINARY)
+
+## bench-start: how long the driver needs to its socket with 1,000 volumes in the pool, which has to be under 200 ms (BENCH="-sealed" for sealed keys)
+bench-start: deps build
+	$(GO) run ./tests/bench/start -binary $(BINARY) $(BENCH)
 
 ## bench-snapshot: what a snapshot costs after a change, beside btrfs send, restic and borg (BENCH="-files 100000 -big 2048" for more)
 bench-snapshot: deps
