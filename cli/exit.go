@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"fractal-lazy/plugin/control"
+	"fractal-lazy/schedule"
 	"fractal-lazy/volume"
 
 	"github.com/spf13/cobra"
@@ -63,6 +64,8 @@ func ExitCode(err error) int {
 		{ExitInterrupted, []error{errInterrupted, context.Canceled}},
 		{ExitUsage, []error{errUsage, volume.ErrName, volume.ErrOption, control.ErrRequest}},
 		{ExitUnknown, []error{volume.ErrUnknown, volume.ErrNoSnapshot}},
+		{ExitUsage, []error{errUsage, volume.ErrName, volume.ErrOption, schedule.ErrJob, control.ErrRequest}},
+		{ExitUnknown, []error{schedule.ErrUnknownJob, volume.ErrUnknown}},
 		{ExitHeld, []error{volume.ErrHeld, volume.ErrFenced}},
 		{ExitUnreachable, []error{control.ErrUnreachable}},
 		{ExitConflict, []error{volume.ErrExists, volume.ErrInUse}},

@@ -58,6 +58,13 @@ func (s *Server) routes() {
 			return control.Key{Privkey: k}, err
 		})
 	}))
+	handle("GET "+control.Prefix+"/schedule", s.answer("schedule", func(r *http.Request) (any, error) { return s.jobs(r, r.URL.Query().Get("volume"), nil) }))
+	handle("POST "+control.Prefix+"/schedule", s.answer("schedule", s.setJob))
+	for path, paused := range map[string]bool{"/schedule/pause": true, "/schedule/resume": false} {
+		handle("POST "+control.Prefix+path, s.answer("schedule", func(r *http.Request) (any, error) {
+			return s.jobs(r, "", func(v Volumes) error { return v.PauseJobs(paused) })
+		}))
+	}
 	handle("POST "+volumes+"/{name}/mount", s.stream("mount", s.mount))
 	handle("POST "+volumes+"/{name}/unmount", s.stream("unmount", s.unmount))
 	handle("POST "+volumes+"/{name}/snapshot", s.stream("snapshot", s.snapshot))
@@ -146,6 +153,27 @@ func (s *Server) create(r *http.Request) (any, error) {
 		}
 		return v.Get(in.Name)
 	})
+}
+
+// jobs lists what is scheduled, after a change of it; nil: without one.
+func (s *Server) jobs(r *http.Request, name string, change func(Volumes) error) (any, error) {
+	return with(s, r, func(v Volumes) (out control.Schedule, err error) {
+		if change != nil {
+			if err := change(v); err != nil {
+				return out, err
+			}
+		}
+		out.Jobs, out.Paused, err = v.Jobs(name)
+		return out, err
+	})
+}
+
+func (s *Server) setJob(r *http.Request) (any, error) {
+	var in control.JobRequest
+	if err := decode(r, &in); err != nil {
+		return nil, err
+	}
+	return s.jobs(r, "", func(v Volumes) error { return v.SetJob(in.Volume, in.Action, in.Timer) })
 }
 
 // health answers 200 where volumes can be made, mounted and published, else 503; the body says what is wrong either way.

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"fractal-lazy/schedule"
 	"fractal-lazy/volume"
 )
 
@@ -28,6 +29,9 @@ type Volumes interface {
 	SetHydration(name string, paused bool, rate uint64) error
 	Verify(ctx context.Context, name string, o volume.VerifyOptions, p func(volume.Progress)) (volume.Verification, error)
 	KeyExport(name string) (string, error)
+	Jobs(name string) (jobs []schedule.Listed, paused bool, err error)
+	SetJob(name, action, timer string) error
+	PauseJobs(paused bool) error
 	Health(ctx context.Context) volume.Health
 	Lag(name string) (time.Duration, error)
 }

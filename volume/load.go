@@ -66,8 +66,13 @@ func (m *Manager) load() error {
 		}
 		vols[v.name] = v
 	}
+	sched, schedErr := m.loadSchedule(machine.String())
+	if schedErr != nil {
+		m.log.Error().Err(schedErr).Str("op", "open").Msg("volumes work all the same")
+	}
 	m.mu.Lock()
 	m.vols, m.lock, m.machine, m.loaded = vols, lock, machine, true
+	m.sched, m.schedErr = sched, schedErr
 	m.mu.Unlock()
 	m.unlock()
 	m.log.Info().Str("op", "open").Int("volumes", len(vols)).Stringer("machine", machine).Msg("pool opened")

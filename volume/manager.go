@@ -17,6 +17,7 @@ import (
 	"fractal-lazy/hive"
 	"fractal-lazy/metrics"
 	"fractal-lazy/replica"
+	"fractal-lazy/schedule"
 	"fractal-lazy/store"
 
 	"github.com/google/uuid"
@@ -78,6 +79,16 @@ type Manager struct {
 	ending  bool  // Close has begun: nothing is mounted any more
 	closed  bool  // and nothing is begun in the background
 	running bool  // Run
+	mu       sync.Mutex // guards all below; taken before any vol.mu
+	loaded   bool
+	lock     *os.File // keeps other daemons off this root
+	machine  uuid.UUID
+	sched    *schedule.Runner // nil: schedErr says why
+	schedErr error
+	vols     map[string]*vol
+	ending   bool // Close has begun: nothing is mounted any more
+	closed   bool // and nothing is begun in the background
+	running  bool // Run
 }
 
 var validName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)

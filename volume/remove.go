@@ -69,6 +69,7 @@ func (m *Manager) bury(v *vol) error {
 	if m.d.Metrics != nil && !v.isView() {
 		m.d.Metrics.Forget(v.pub.String())
 	}
+	m.forgetJobs(v)
 	m.logger(v, "remove").Info().Msg("volume removed")
 	// The folders go where nothing else is in them.
 	for dir := v.dir; dir != m.volumes() && os.Remove(dir) == nil; {

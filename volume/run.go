@@ -3,6 +3,7 @@ package volume
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 )
 
@@ -32,11 +33,15 @@ func (m *Manager) Run(ctx context.Context) error {
 	}()
 	const trashEvery = 30 * time.Second
 	var trashed time.Time
+	var jobs sync.WaitGroup
+	defer jobs.Wait()
+	start := sync.OnceFunc(func() { jobs.Go(func() { m.runJobs(ctx) }) })
 	for {
 		var next time.Duration = looksAgain
 		if err := m.ready(); err != nil {
 			next = 2 * time.Second // the pool may be mounted later
 		} else {
+			start()
 			if now := time.Now(); now.Sub(trashed) >= trashEvery || m.o.Trash == 0 {
 				trashed = now
 				if err := m.emptyTrash(); err != nil {

@@ -114,6 +114,25 @@ func (c *Client) KeyExport(ctx context.Context, name string) (string, error) {
 	return k.Privkey, err
 }
 
+// Schedule returns the jobs of a volume, of all where name is empty.
+func (c *Client) Schedule(ctx context.Context, name string) (Schedule, error) {
+	return call[Schedule](ctx, c, "GET", "/schedule?volume="+url.QueryEscape(name), nil)
+}
+
+// SetJob schedules an action, or changes when it runs.
+func (c *Client) SetJob(ctx context.Context, r JobRequest) (Schedule, error) {
+	return call[Schedule](ctx, c, "POST", "/schedule", r)
+}
+
+// PauseJobs holds all jobs, or lets them go on.
+func (c *Client) PauseJobs(ctx context.Context, paused bool) (Schedule, error) {
+	path := "/schedule/resume"
+	if paused {
+		path = "/schedule/pause"
+	}
+	return call[Schedule](ctx, c, "POST", path, struct{}{})
+}
+
 func volumePath(name, rest string) string { return "/volumes/" + url.PathEscape(name) + rest }
 
 // call sends one request and decodes its one answer.

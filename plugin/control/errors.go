@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 
+	"fractal-lazy/schedule"
 	"fractal-lazy/volume"
 )
 
@@ -24,6 +25,8 @@ const (
 	CodeBusy      Code = "busy"
 	CodeRollback  Code = "rollback"
 	CodeNotSaved  Code = "not_saved"
+	CodeJob       Code = "bad_schedule"
+	CodeNoJob     Code = "unknown_job"
 	CodeRequest   Code = "bad_request"
 	CodeCancelled Code = "cancelled"
 	CodeInternal  Code = "internal"
@@ -54,6 +57,8 @@ var kinds = []struct {
 	{volume.ErrNotSaved, CodeNotSaved, http.StatusConflict},
 	{volume.ErrBusy, CodeBusy, http.StatusServiceUnavailable},
 	{volume.ErrNotReady, CodeNotReady, http.StatusServiceUnavailable},
+	{schedule.ErrJob, CodeJob, http.StatusBadRequest},
+	{schedule.ErrUnknownJob, CodeNoJob, http.StatusNotFound},
 	{ErrRequest, CodeRequest, http.StatusBadRequest},
 	{context.Canceled, CodeCancelled, http.StatusServiceUnavailable},
 	{context.DeadlineExceeded, CodeBusy, http.StatusServiceUnavailable},

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"fractal-lazy/schedule"
 	"fractal-lazy/volume"
 )
 
@@ -94,6 +95,20 @@ type HydrateRequest struct {
 type VerifyRequest struct {
 	Snapshot string  `json:"snapshot,omitempty"`
 	Sample   float64 `json:"sample,omitempty"`
+}
+
+// Schedule is what is scheduled.
+type Schedule struct {
+	Paused bool              `json:"paused"` // all jobs, whatever each one says
+	Jobs   []schedule.Listed `json:"jobs"`   // by volume and action
+}
+
+// JobRequest schedules an action on a volume. Timer is minutes, a cron
+// expression, or pause, resume, delete or 0.
+type JobRequest struct {
+	Volume string `json:"volume"`
+	Action string `json:"action"`
+	Timer  string `json:"timer"`
 }
 
 // Key is a private key, as base64.
