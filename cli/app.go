@@ -101,6 +101,7 @@ Most commands ask the daemon that ` + "`fractal-lazy run`" + ` starts, over its 
 		}
 	}
 	add("volumes", a.volumeCommand(), a.snapshotCommand(), a.snapshotsCommand(), a.restoreCommand(), a.cloneCommand(), a.flushCommand(), a.hydrateCommand(), a.verifyCommand(), a.statusCommand())
+	add("volumes", a.volumeCommand(), a.snapshotCommand(), a.snapshotsCommand(), a.flushCommand(), a.hydrateCommand(), a.verifyCommand(), a.scheduleCommand(), a.scheduledCommand(), a.statusCommand())
 	add("serve", a.runCommand(), a.hiveCommand())
 	add("setup", a.keyCommand(), a.poolCommand(), a.versionCommand())
 	checkArgs(root)

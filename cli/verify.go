@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 	"time"
 
@@ -14,9 +13,6 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 )
-
-// defaultSample is the share of a snapshot's content that `verify` reads where nothing else is said.
-const defaultSample = "5%"
 
 func (a *app) verifyCommand() *cobra.Command {
 	var sample string
@@ -45,8 +41,8 @@ damage.`,
 			}
 			if !all {
 				var err error
-				if r.Sample, err = parseShare(sample); err != nil {
-					return usage(c, err)
+				if r.Sample, err = volume.ParseShare(sample); err != nil {
+					return usage(c, fmt.Errorf("--sample %w", err))
 				}
 			}
 			p := a.progress()
@@ -62,18 +58,9 @@ damage.`,
 			return fmt.Errorf("volume %s: %w: see above", args[0], errDamaged)
 		},
 	}
-	c.Flags().StringVar(&sample, "sample", defaultSample, "share of the content to read, in per cent")
+	c.Flags().StringVar(&sample, "sample", volume.DefaultShare, "share of the content to read, in per cent")
 	c.Flags().BoolVar(&all, "all", false, "read every block")
 	return c
-}
-
-// parseShare reads a share in per cent, with the sign or without.
-func parseShare(text string) (float64, error) {
-	n, err := strconv.ParseFloat(strings.TrimSuffix(text, "%"), 64)
-	if err != nil || !(n > 0 && n <= 100) {
-		return 0, fmt.Errorf("--sample %q is not a share above 0 and at most 100 per cent, such as 5%%", text)
-	}
-	return n / 100, nil
 }
 
 func tellVerification(w io.Writer, v volume.Verification) {

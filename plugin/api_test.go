@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"fractal-lazy/plugin/control"
+	"fractal-lazy/schedule"
 	"fractal-lazy/volume"
 )
 
@@ -55,6 +56,17 @@ func TestControl_VolumeMovesToAnotherMachine(t *testing.T) {
 	must(t, err)
 	if len(all) < 2 || all[0].Generation != snap.Generation {
 		t.Errorf("snapshots: %+v", all)
+	}
+
+	jobs, err := a.client.SetJob(ctx, control.JobRequest{Volume: "db", Action: "snapshot", Timer: "@daily"})
+	must(t, err)
+	if len(jobs.Jobs) != 1 || jobs.Jobs[0].Next.At.IsZero() || jobs.Paused {
+		t.Errorf("schedule: %+v", jobs)
+	}
+	jobs, err = a.client.PauseJobs(ctx, true)
+	must(t, err)
+	if list, err := a.client.Schedule(ctx, "db"); err != nil || !jobs.Paused || !list.Paused || len(list.Jobs) != 1 || !list.Jobs[0].Next.At.IsZero() {
+		t.Errorf("paused: %+v, %+v, %v", jobs, list, err)
 	}
 
 	key, err := a.client.KeyExport(ctx, "db")
@@ -110,6 +122,14 @@ func TestControl_ErrorsKeepTheirKind(t *testing.T) {
 		{"create", func() error { _, err := a.client.Create(ctx, "x/y", nil); return err }, volume.ErrName, "letters, digits"},
 		{"option", func() error { _, err := a.client.Create(ctx, "y", map[string]string{"x": "y"}); return err }, volume.ErrOption, "interval"},
 		{"again", func() error { _, err := a.client.Create(ctx, "db", map[string]string{"interval": "7s"}); return err }, volume.ErrExists, "db"},
+		{"job", func() error {
+			_, err := a.client.SetJob(ctx, control.JobRequest{Volume: "db", Action: "snap", Timer: "60"})
+			return err
+		}, schedule.ErrJob, "snapshot"},
+		{"no job", func() error {
+			_, err := a.client.SetJob(ctx, control.JobRequest{Volume: "db", Action: "snapshot", Timer: "pause"})
+			return err
+		}, schedule.ErrUnknownJob, "scheduled"},
 		{"remove", func() error { return a.client.Remove(ctx, "db", false) }, volume.ErrInUse, "db"},
 		{"held", func() error { _, err := b.client.Mount(ctx, "db", "", nil); return err }, volume.ErrHeld, "takeover=always"},
 		{"not mounted", func() error { _, err := b.client.Hydrate(ctx, "db", control.HydrateRequest{}, nil); return err }, volume.ErrNotReady, "not mounted"},

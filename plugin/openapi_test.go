@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"fractal-lazy/plugin/control"
+	"fractal-lazy/schedule"
 	"fractal-lazy/volume"
 )
 
@@ -74,11 +75,14 @@ func TestOpenAPI_HasEveryFieldOfEveryType(t *testing.T) {
 		volume.Progress{}, control.CreateRequest{}, control.MountRequest{}, control.MountResult{}, control.UnmountRequest{}, control.SnapshotRequest{},
 		control.HydrateRequest{}, control.CloneRequest{}, control.RestoreRequest{}, volume.RestoreResult{}, control.VerifyRequest{}, volume.Verification{}, volume.Damage{}, control.Key{},
 		control.Event{}} {
+		control.HydrateRequest{}, control.VerifyRequest{}, volume.Verification{}, volume.Damage{}, control.Schedule{}, schedule.Listed{}, schedule.Due{}, control.JobRequest{}, control.Key{}, control.Event{}} {
 		typ := reflect.TypeOf(v)
 		var want []string
-		for i := range typ.NumField() {
-			name, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
-			want = append(want, name)
+		for _, f := range reflect.VisibleFields(typ) {
+			if !f.Anonymous { // the fields of what is embedded are its own
+				name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+				want = append(want, name)
+			}
 		}
 		if got := api.fields[typ.Name()]; !slices.Equal(got, want) {
 			t.Errorf("%s has %v, the type has %v", typ.Name(), got, want)
@@ -94,6 +98,8 @@ func TestOpenAPI_HasEveryFieldOfEveryType(t *testing.T) {
 	}
 	for _, err := range []error{volume.ErrUnknown, volume.ErrNoSnapshot, volume.ErrExists, volume.ErrName, volume.ErrOption, volume.ErrInUse, volume.ErrHeld, volume.ErrFenced,
 		volume.ErrNotReady, volume.ErrBusy, volume.ErrRollback, volume.ErrNotSaved, control.ErrRequest, context.Canceled, errors.New("else")} {
+	for _, err := range []error{volume.ErrUnknown, volume.ErrExists, volume.ErrName, volume.ErrOption, volume.ErrInUse, volume.ErrHeld, volume.ErrFenced,
+		volume.ErrNotReady, volume.ErrBusy, volume.ErrRollback, volume.ErrNotSaved, schedule.ErrJob, schedule.ErrUnknownJob, control.ErrRequest, context.Canceled, errors.New("else")} {
 		if code, _ := control.Classify(err); !slices.Contains(api.codes, string(code)) {
 			t.Errorf("code %s of %q is missing", code, err)
 		}

@@ -7,7 +7,7 @@ const firstRetry = time.Minute
 
 // Due says when a job runs next, and why then.
 type Due struct {
-	At  time.Time `json:"at"`
+	At  time.Time `json:"at,omitzero"`
 	Why string    `json:"why"`
 }
 

@@ -24,6 +24,7 @@ func (m *Manager) scheduleFile() string { return filepath.Join(m.o.Root, "schedu
 func (m *Manager) actions() map[string]schedule.Action {
 	return map[string]schedule.Action{
 		"snapshot": {Do: m.jobSnapshot},
+		"verify":   {Check: checkShare, Do: m.jobVerify},
 	}
 }
 
@@ -38,6 +39,37 @@ func (m *Manager) jobSnapshot(ctx context.Context, name, _ string) error {
 	}
 	_, err = m.Snapshot(ctx, name, false, nil)
 	return err
+}
+
+// shareOf reads the argument of verify: nothing, a share, or all.
+func shareOf(arg string) (float64, error) {
+	switch arg {
+	case "":
+		arg = DefaultShare
+	case "all":
+		arg = "100%"
+	}
+	return ParseShare(arg)
+}
+
+func checkShare(arg string) error { _, err := shareOf(arg); return err }
+
+// jobVerify reads the newest published snapshot back. Damage is a failure, so that it shows.
+func (m *Manager) jobVerify(ctx context.Context, name, arg string) error {
+	share, err := shareOf(arg)
+	if err != nil {
+		return err
+	}
+	v, err := m.Verify(ctx, name, VerifyOptions{Sample: share}, nil)
+	switch {
+	case err != nil:
+		return err
+	case len(v.Damage) > 0:
+		return fmt.Errorf("generation %d is damaged in the block store, first at %s; `fractal-lazy verify %s` lists it all", v.Snapshot.Generation, v.Damage[0].Path, name)
+	case !v.OK:
+		return fmt.Errorf("generation %d is not pinned in the block store, which may collect it", v.Snapshot.Generation)
+	}
+	return nil
 }
 
 // loadSchedule reads the table of jobs. One that is damaged stops no volume:

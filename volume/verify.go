@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -47,6 +49,18 @@ type Damage struct {
 	Blocks uint64 `json:"blocks"` // that are damaged
 	Block  string `json:"block"`  // CID of the first
 	Error  string `json:"error"`
+}
+
+// DefaultShare is the share of a snapshot's content that is read back where nothing else is said.
+const DefaultShare = "5%"
+
+// ParseShare reads a share in per cent, with the sign or without: 5% is 0.05.
+func ParseShare(text string) (float64, error) {
+	n, err := strconv.ParseFloat(strings.TrimSuffix(text, "%"), 64)
+	if err != nil || !(n > 0 && n <= 100) {
+		return 0, fmt.Errorf("%q is not a share above 0 and at most 100 per cent, such as 5%%", clip(text))
+	}
+	return n / 100, nil
 }
 
 // Verify reads a published snapshot back from the store: that its blocks are there, match their CIDs, open with the volume's key, and make

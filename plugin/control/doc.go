@@ -20,6 +20,10 @@
 //	POST   /fractal/v1/volumes/{name}/flush         -> SnapshotInfo                    (stream)
 //	POST   /fractal/v1/volumes/{name}/hydrate       HydrateRequest -> Info             (stream)
 //	POST   /fractal/v1/volumes/{name}/verify        VerifyRequest -> Verification      (stream)
+//	GET    /fractal/v1/schedule?volume=NAME         -> Schedule
+//	POST   /fractal/v1/schedule                     JobRequest -> Schedule
+//	POST   /fractal/v1/schedule/pause               -> Schedule
+//	POST   /fractal/v1/schedule/resume              -> Schedule
 //	POST   /fractal/v1/volumes/{name}/key           -> Key
 //
 // An error is {"error": text, "code": Code} with a status of 4xx or 5xx. A stream is newline-delimited JSON with the status 200:
