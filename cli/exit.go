@@ -62,10 +62,8 @@ func ExitCode(err error) int {
 	}{
 		{ExitOK, []error{nil}},
 		{ExitInterrupted, []error{errInterrupted, context.Canceled}},
-		{ExitUsage, []error{errUsage, volume.ErrName, volume.ErrOption, control.ErrRequest}},
-		{ExitUnknown, []error{volume.ErrUnknown, volume.ErrNoSnapshot}},
 		{ExitUsage, []error{errUsage, volume.ErrName, volume.ErrOption, schedule.ErrJob, control.ErrRequest}},
-		{ExitUnknown, []error{schedule.ErrUnknownJob, volume.ErrUnknown}},
+		{ExitUnknown, []error{volume.ErrUnknown, volume.ErrNoSnapshot, schedule.ErrUnknownJob}},
 		{ExitHeld, []error{volume.ErrHeld, volume.ErrFenced}},
 		{ExitUnreachable, []error{control.ErrUnreachable}},
 		{ExitConflict, []error{volume.ErrExists, volume.ErrInUse}},

@@ -70,25 +70,17 @@ type Manager struct {
 	loadMu sync.Mutex    // one load at a time; taken before mu
 	keys   keyring       // loadMu guards it
 
-	mu      sync.Mutex // guards all below; taken before any vol.mu
-	loaded  bool
-	lock    *os.File // keeps other daemons off this root
-	machine uuid.UUID
-	vols    map[string]*vol
-	noPass  error // why the passphrase of this machine cannot be read
-	ending  bool  // Close has begun: nothing is mounted any more
-	closed  bool  // and nothing is begun in the background
-	running bool  // Run
 	mu       sync.Mutex // guards all below; taken before any vol.mu
 	loaded   bool
 	lock     *os.File // keeps other daemons off this root
 	machine  uuid.UUID
+	vols     map[string]*vol
 	sched    *schedule.Runner // nil: schedErr says why
 	schedErr error
-	vols     map[string]*vol
-	ending   bool // Close has begun: nothing is mounted any more
-	closed   bool // and nothing is begun in the background
-	running  bool // Run
+	noPass   error // why the passphrase of this machine cannot be read
+	ending   bool  // Close has begun: nothing is mounted any more
+	closed   bool  // and nothing is begun in the background
+	running  bool  // Run
 }
 
 var validName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
