@@ -90,6 +90,25 @@ func pwriteAll(fd int, p []byte, off int64) (int, error) {
 	return done, nil
 }
 
+// preadAll reads until p is full or the file ends.
+func preadAll(fd int, p []byte, off int64) (int, error) {
+	done := 0
+	for done < len(p) {
+		n, err := unix.Pread(fd, p[done:], off+int64(done))
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return done, err
+		}
+		if n == 0 {
+			break
+		}
+		done += n
+	}
+	return done, nil
+}
+
 // Lseek is FUSE_LSEEK: SEEK_DATA and SEEK_HOLE, from the true content.
 func (f *FS) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
 	c := f.begin("lseek", cancel, &in.InHeader)
@@ -147,8 +166,12 @@ func (f *FS) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fuse.Status
 	return c.end(err)
 }
 
-// copyAtOnce bounds what one copy_file_range of a file with missing parts fetches; the caller comes back for more.
-const copyAtOnce = 16 << 20
+// copyAtOnce bounds what one copy_file_range of a file with missing parts fetches, and what one into such a file
+// copies; the caller comes back for more.
+const (
+	copyAtOnce = 16 << 20
+	copyInto   = 1 << 20
+)
 
 // CopyFileRange is FUSE_COPY_FILE_RANGE: BTRFS shares whole blocks and copies the rest.
 func (f *FS) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
@@ -183,22 +206,43 @@ func (f *FS) copyRange(c *call, in *fuse.CopyFileRangeIn) (int, error) {
 		if err := r.Read(c, in.OffIn, n); err != nil {
 			return 0, err
 		}
-	} else if dst.node.remote() != nil {
-		n = min(n, copyAtOnce)
+	}
+	var data []byte
+	r := dst.node.remote()
+	if r != nil {
+		// BTRFS would copy holes as holes, and a hole in such a file is what is still missing (R3): so bytes are copied.
+		data = make([]byte, min(n, copyInto))
+		k, err := preadAll(src.node.fdR, data, int64(in.OffIn))
+		if err != nil || k == 0 {
+			return 0, err
+		}
+		data, n = data[:k], uint64(k)
 	}
 	if err := f.room(dst.node.fdW, in.OffOut, n); err != nil {
 		return 0, err
 	}
 	var copied int
-	err = f.aroundWrite(c, dst.node, in.OffOut, n, func() error {
+	do := func() error {
 		return f.change(func() error {
 			return f.maybePlain(!keepsSuid(dst.node.fdW, in.Pid), func() (err error) {
 				offIn, offOut := int64(in.OffIn), int64(in.OffOut)
-				copied, err = unix.CopyFileRange(src.node.fdR, &offIn, dst.node.fdW, &offOut, int(n), 0)
+				if data != nil {
+					copied, err = pwriteAll(dst.node.fdW, data, offOut)
+				} else {
+					copied, err = unix.CopyFileRange(src.node.fdR, &offIn, dst.node.fdW, &offOut, int(n), 0)
+				}
 				return err
 			})
 		})
-	})
+	}
+	if r != nil {
+		err = r.Write(c, in.OffOut, n, do)
+	} else {
+		err = do()
+	}
+	if copied > 0 {
+		err = nil // the rest is for the next call to fail on
+	}
 	return copied, err
 }
 
