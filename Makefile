@@ -29,7 +29,7 @@ PLUGINDIR = build/plugin/$(ARCH)
 PREFIX ?= /usr/local
 UNITS  ?= /etc/systemd/system
 
-.PHONY: build test test-docker demo demo-short bench-mount bench-start bench-snapshot fuzz deps vet clean plugin plugin-rootfs plugin-push install uninstall crash crash-short
+.PHONY: build test test-docker demo demo-short bench-mount bench-start bench-snapshot fuzz deps vet clean plugin plugin-rootfs plugin-push install uninstall crash crash-short posix
 
 ## build: bin/fractal-lazy, one static file
 build:
@@ -109,6 +109,19 @@ crash: deps
 ## crash-short: the same with 200
 crash-short: deps
 	$(GO) run -tags crashtest ./tests/crash -images 200
+
+## posix: pjdfstest, xfstests and fsx on mounts of ours, beside plain BTRFS (PJDFSTEST=DIR XFSTESTS=DIR; about 2 hours; docs/POSIX.md)
+posix:
+	@[ -x "$(PJDFSTEST)/pjdfstest" ] && [ -x "$(XFSTESTS)/ltp/fsx" ] || { \
+		echo "make posix runs suites that are no part of this repository. It needs a checkout of each, built as its README says:"; \
+		echo "  pjdfstest  https://github.com/pjd/pjdfstest                          $(if $(wildcard $(PJDFSTEST)/pjdfstest),found,not found: it has the program pjdfstest)"; \
+		echo "  xfstests   https://git.kernel.org/pub/scm/fs/xfs/xfstests-dev.git    $(if $(wildcard $(XFSTESTS)/ltp/fsx),found,not found: it has the program ltp/fsx)"; \
+		echo "Then, as root: make posix PJDFSTEST=/path/to/pjdfstest XFSTESTS=/path/to/xfstests"; \
+		echo "fsx needs neither: go run ./tests/posix -ops 1000000"; exit 1; } >&2
+	@$(MAKE) --no-print-directory deps
+	@mkdir -p build
+	$(GO) build -o build/posix ./tests/posix
+	nice -n 10 build/posix -pjdfstest "$(PJDFSTEST)" -xfstests "$(XFSTESTS)" -ops 1000000
 
 ## fuzz: every fuzz target for FUZZTIME
 fuzz:

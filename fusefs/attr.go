@@ -149,8 +149,7 @@ const (
 // attrTimeout is how long the kernel may keep st. All changes pass the kernel, which then asks again, but for:
 //
 //   - setuid and setgid bits, cleared by the backing file system under a passthrough write;
-//   - times of a file written through a mapping of its backing file: that happens while it is
-//     open for writing in passthrough mode, or some time later, for a mapping outlives the handle;
+//   - times of a file that is written in passthrough mode, or through a mapping made in that mode (behind.go);
 //   - directories of a volume that is still being filled.
 func (f *FS) attrTimeout(st *unix.Statx_t) time.Duration {
 	long := f.opt.Timeouts.Attr
@@ -164,24 +163,12 @@ func (f *FS) attrTimeout(st *unix.Statx_t) time.Duration {
 		if f.passOff.Load() {
 			return long
 		}
-		if st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 || f.writtenThrough(st.Ino) {
+		if st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 || f.behind.has(st.Ino) {
 			return 0
 		}
-		if time.Since(time.Unix(st.Mtime.Sec, int64(st.Mtime.Nsec))) < mappedRecently {
+		if f.behind.no.Load() && time.Since(time.Unix(st.Mtime.Sec, int64(st.Mtime.Nsec))) < mappedRecently {
 			return short
 		}
 	}
 	return long
-}
-
-// writtenThrough reports whether ino is open for writing in passthrough mode.
-func (f *FS) writtenThrough(ino uint64) bool {
-	n := f.held(ino)
-	if n == nil {
-		return false
-	}
-	defer f.drop(n)
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.writers > 0
 }

@@ -26,6 +26,7 @@ type call struct {
 	op     string
 	ino    uint64
 	pid    uint32
+	gid    uint32 // of the caller, for file systems
 	start  time.Time
 	cancel <-chan struct{}
 
@@ -40,7 +41,7 @@ type call struct {
 var _ context.Context = (*call)(nil)
 
 func (f *FS) begin(op string, cancel <-chan struct{}, h *fuse.InHeader) *call {
-	c := &call{f: f, op: op, ino: nodeToIno(h.NodeId), pid: h.Pid, cancel: cancel}
+	c := &call{f: f, op: op, ino: nodeToIno(h.NodeId), pid: h.Pid, gid: h.Gid, cancel: cancel}
 	if f.opt.Observe != nil {
 		c.start = time.Now()
 	}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -69,8 +70,8 @@ func (f *FS) as(uid, gid uint32, do func() error) error {
 }
 
 // plain runs do on a thread without CAP_FSETID, so that the kernel clears the setuid and setgid
-// bits of a file that do writes, as it does for an ordinary user.
-func (f *FS) plain(do func() error) error {
+// bits of a file that do writes, as it does for an ordinary user, one of group gid.
+func (f *FS) plain(gid uint32, do func() error) error {
 	runtime.LockOSThread()
 	caps := f.ident.caps
 	caps[0].Effective &^= 1 << unix.CAP_FSETID
@@ -78,7 +79,9 @@ func (f *FS) plain(do func() error) error {
 		runtime.UnlockOSThread()
 		return err
 	}
+	unix.SetfsgidRetGid(int(gid))
 	err := do()
+	unix.SetfsgidRetGid(0)
 	caps = f.ident.caps
 	if cerr := unix.Capset(capHeader(), &caps[0]); cerr != nil {
 		return cerr // the thread stays locked, and ends with this goroutine
@@ -87,12 +90,43 @@ func (f *FS) plain(do func() error) error {
 	return err
 }
 
-// maybePlain is plain where the kernel asked for the bits to be cleared.
-func (f *FS) maybePlain(kill bool, do func() error) error {
-	if kill {
-		return f.plain(do)
+const suidBits = unix.S_ISUID | unix.S_ISGID
+
+// nobody is a group that is not the file's: root's would be a member of group root.
+const nobody = 65534
+
+// maybePlain runs do, which changes the content of fd: as plain where the kernel asked for the bits to be cleared and there are any.
+// A setgid bit without group execution stays for a member of the group.
+func (f *FS) maybePlain(c *call, kill bool, fd int, do func() error) error {
+	var st unix.Stat_t
+	if !kill || unix.Fstat(fd, &st) == nil && st.Mode&suidBits == 0 {
+		return do()
 	}
-	return do()
+	gid := uint32(nobody)
+	if st.Gid == nobody {
+		gid = 0
+	}
+	if st.Mode&(unix.S_ISGID|unix.S_IXGRP) == unix.S_ISGID && c.inGroup(st.Gid) {
+		gid = st.Gid
+	}
+	return f.plain(gid, do)
+}
+
+// inGroup reports whether the caller is a member of group gid. Of one that cannot be seen, only the first group is known.
+func (c *call) inGroup(gid uint32) bool {
+	if c.gid == gid {
+		return true
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.pid))
+	if err != nil {
+		return false
+	}
+	for g := range strings.FieldsSeq(string(statusField(b, "Groups:"))) {
+		if g == strconv.FormatUint(uint64(gid), 10) {
+			return true
+		}
+	}
+	return false
 }
 
 // keepsSuid reports whether a change of fd by thread pid leaves setuid and setgid bits alone. Operations
@@ -100,7 +134,7 @@ func (f *FS) maybePlain(kill bool, do func() error) error {
 // only where the file has such bits; one that cannot be seen has no privilege.
 func keepsSuid(fd int, pid uint32) bool {
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Mode&(unix.S_ISUID|unix.S_ISGID) == 0 {
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&suidBits == 0 {
 		return true
 	}
 	if pid == 0 {

@@ -21,6 +21,12 @@ func (f *FS) open(c *call, ino uint64, flags uint32, kill bool, out *fuse.OpenOu
 	if err != nil {
 		return err
 	}
+	if write || truncate {
+		if err := n.frozen(flags&unix.O_APPEND != 0 && !truncate); err != nil {
+			f.drop(n)
+			return err
+		}
+	}
 	if truncate {
 		if err := f.truncate(c, n, 0, kill, true); err != nil {
 			f.drop(n)
@@ -35,13 +41,12 @@ func (f *FS) open(c *call, ino uint64, flags uint32, kill bool, out *fuse.OpenOu
 			return err
 		}
 	}
-	f.opened(n, flags, write, out)
+	f.opened(flags, &handle{node: n, write: write}, out)
 	return nil
 }
 
-// opened makes n, whose reference it takes, an open handle.
-func (f *FS) opened(n *node, flags uint32, write bool, out *fuse.OpenOut) {
-	h := &handle{node: n, write: write}
+// opened makes h, of which the node's reference becomes its own, an open handle.
+func (f *FS) opened(flags uint32, h *handle, out *fuse.OpenOut) {
 	f.enterMode(h, flags, out)
 	f.handles.add(h)
 	out.Fh = h.id
@@ -84,7 +89,7 @@ func (f *FS) create(c *call, in *fuse.CreateIn, name string, out *fuse.CreateOut
 // made makes the new file fd, whose entry out describes, an open handle.
 func (f *FS) made(fd int, in *fuse.CreateIn, out *fuse.CreateOut) {
 	n := f.adopt(out.Attr.Ino, fd)
-	f.opened(n, in.Flags, in.Flags&unix.O_ACCMODE != unix.O_RDONLY, &out.OpenOut)
+	f.opened(in.Flags, &handle{node: n, write: in.Flags&unix.O_ACCMODE != unix.O_RDONLY, made: true}, &out.OpenOut)
 	out.SetAttrTimeout(0) // it is about to be written
 }
 

@@ -54,6 +54,7 @@ type FS struct {
 	handles handles
 	nodes   nodes
 	victims victims
+	behind  behind
 }
 
 var _ fuse.RawFileSystem = (*FS)(nil)
@@ -87,6 +88,7 @@ func Mount(tree Tree, res Residency, mountpoint string, opt Options) (*FS, error
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	f.handles.byID = map[uint64]*handle{}
 	f.nodes.byIno = map[uint64]*node{}
+	f.behind.f, f.behind.seen = f, map[uint64]uint64{}
 	f.passOff.Store(opt.NoPassthrough)
 	server, err := f.connect()
 	if err != nil {
@@ -129,6 +131,7 @@ func (f *FS) serve() {
 	f.cancel()
 	f.calls.Wait()
 	f.victims.close()
+	f.behind.close()
 	f.closeAll()
 }
 
@@ -240,14 +243,14 @@ func (f *FS) Fence(on bool) { f.fenced.Store(on) }
 // tree through the mount nor ask the Residency.
 func (f *FS) Freeze(do func() error) error {
 	// The first flush takes the bulk while nobody has to wait.
-	if f.passthroughWriters() {
+	if f.behind.any() {
 		if err := unix.Syncfs(f.tree.RootFD()); err != nil {
 			return fmt.Errorf("freeze: flush: %w", err)
 		}
 	}
 	f.gate.Lock()
 	defer f.gate.Unlock()
-	if f.passthroughWriters() {
+	if f.behind.any() {
 		if err := unix.Syncfs(f.tree.RootFD()); err != nil {
 			return fmt.Errorf("freeze: flush: %w", err)
 		}

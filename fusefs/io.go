@@ -50,7 +50,7 @@ func (f *FS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint3
 	kill := in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0
 	do := func() error {
 		return f.change(func() error {
-			return f.maybePlain(kill, func() (err error) {
+			return f.maybePlain(c, kill, n.fdW, func() (err error) {
 				written, err = pwriteAll(n.fdW, data, int64(in.Offset))
 				return err
 			})
@@ -149,7 +149,7 @@ func (f *FS) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fuse.Status
 	}
 	do := func() error {
 		return f.change(func() error {
-			return f.maybePlain(!keepsSuid(n.fdW, in.Pid), func() error {
+			return f.maybePlain(c, !keepsSuid(n.fdW, in.Pid), n.fdW, func() error {
 				return unix.Fallocate(n.fdW, in.Mode, int64(in.Offset), int64(in.Length))
 			})
 		})
@@ -224,7 +224,7 @@ func (f *FS) copyRange(c *call, in *fuse.CopyFileRangeIn) (int, error) {
 	var copied int
 	do := func() error {
 		return f.change(func() error {
-			return f.maybePlain(!keepsSuid(dst.node.fdW, in.Pid), func() (err error) {
+			return f.maybePlain(c, !keepsSuid(dst.node.fdW, in.Pid), dst.node.fdW, func() (err error) {
 				offIn, offOut := int64(in.OffIn), int64(in.OffOut)
 				if data != nil {
 					copied, err = pwriteAll(dst.node.fdW, data, offOut)

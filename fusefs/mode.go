@@ -44,9 +44,6 @@ func (f *FS) enterMode(h *handle, flags uint32, out *fuse.OpenOut) {
 	}
 	if h.pass {
 		n.pass++
-		if h.write {
-			n.writers++
-		}
 		out.OpenFlags = fuse.FOPEN_PASSTHROUGH | fuse.FOPEN_NOFLUSH
 		out.BackingID = n.backing
 	} else {
@@ -60,6 +57,18 @@ func (f *FS) enterMode(h *handle, flags uint32, out *fuse.OpenOut) {
 		// ENOENT, where the kernel has no such inode any more, is as good.
 		f.server.InodeNotify(inoToNode(n.ino), 0, 0)
 	}
+	if h.pass && h.write {
+		f.behind.add(n.ino)
+		if !h.made {
+			f.forgetAttr(n.ino)
+		}
+	}
+}
+
+// forgetAttr has the kernel ask for the attributes of ino at their next use, whatever attrTimeout said of them: a writer got
+// passthrough, whose stores through a mapping change the times, or flags were set, which changes the ctime.
+func (f *FS) forgetAttr(ino uint64) {
+	f.server.InodeNotify(inoToNode(ino), -1, 0) // ENOENT is as good
 }
 
 // leaveMode ends what enterMode began.
@@ -72,9 +81,6 @@ func (f *FS) leaveMode(h *handle) {
 		return
 	}
 	n.pass--
-	if h.write {
-		n.writers--
-	}
 	if n.pass == 0 {
 		f.unregisterLocked(n)
 	}
@@ -112,7 +118,7 @@ func (f *FS) registerLocked(n *node) bool {
 		fd = n.fdR
 	}
 	var id int32
-	err := f.plain(func() error {
+	err := f.plain(nobody, func() error {
 		var errno error
 		i, e := f.server.RegisterBackingFd(&fuse.BackingMap{Fd: int32(fd)})
 		if id = i; e != 0 {
@@ -140,18 +146,6 @@ func (f *FS) unregisterLocked(n *node) {
 	// After an unmount the connection has dropped all ids by itself.
 	f.server.UnregisterBackingFd(n.backing)
 	n.backing = 0
-}
-
-// passthroughWriters reports whether the kernel may be writing without us.
-func (f *FS) passthroughWriters() bool {
-	f.handles.mu.RLock()
-	defer f.handles.mu.RUnlock()
-	for _, h := range f.handles.byID {
-		if h.pass && h.write {
-			return true
-		}
-	}
-	return false
 }
 
 // syncs reports whether writes through a handle with the open(2) flags return only when the data is durable.

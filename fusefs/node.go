@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,7 +25,6 @@ type node struct {
 
 	// The mode of the open handles; see mode.go.
 	cached, pass int
-	writers      int   // of the handles in pass, those open for writing
 	backing      int32 // 0: none
 }
 
@@ -35,6 +35,7 @@ type handle struct {
 	dir   *dirHandle
 	pass  bool
 	write bool
+	made  bool // by the open itself: the kernel has no attributes of it yet
 }
 
 type nodes struct {
@@ -120,6 +121,8 @@ func (f *FS) acquire(ctx context.Context, ino uint64, write, append bool) (*node
 	return n, nil
 }
 
+const leaseTries = 1000
+
 // open makes fdR, and fdW if write. A file whose descriptor could write is opened so from the start;
 // some cannot be (immutable, running as a program, read-only), and are opened for reading until somebody insists.
 func (n *node) open(tree Tree, write, append bool) error {
@@ -130,6 +133,10 @@ func (n *node) open(tree Tree, write, append bool) error {
 	}
 	const common = unix.O_LARGEFILE | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
 	fd, err := tree.Open(n.ino, unix.O_RDWR|common)
+	for i := 0; err == unix.EAGAIN && i < leaseTries; i++ { // openForWriting holds its lease for a moment
+		time.Sleep(time.Millisecond)
+		fd, err = tree.Open(n.ino, unix.O_RDWR|common)
+	}
 	if errors.Is(err, unix.EPERM) && append {
 		// An append-only file. The kernel sends the offset of the end, so it is the same write.
 		fd, err = tree.Open(n.ino, unix.O_RDWR|unix.O_APPEND|common)
@@ -146,6 +153,22 @@ func (n *node) open(tree Tree, write, append bool) error {
 	}
 	n.fdR, err = tree.Open(n.ino, unix.O_RDONLY|common)
 	return err
+}
+
+// frozen returns EPERM where the file is immutable or append-only, which ends new opens, not those that are
+// there: it may have become so after fdW was opened.
+func (n *node) frozen(append bool) error {
+	n.mu.Lock()
+	fd := n.fdW
+	n.mu.Unlock()
+	var st unix.Statx_t
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, 0, &st); err != nil {
+		return err
+	}
+	if st.Attributes&unix.STATX_ATTR_IMMUTABLE != 0 || st.Attributes&unix.STATX_ATTR_APPEND != 0 && !append {
+		return unix.EPERM
+	}
+	return nil
 }
 
 // askResidency sets n.file once. It may wait for the network, so no lock is held meanwhile.
@@ -209,6 +232,7 @@ func (f *FS) drop(n *node) {
 	f.nodes.mu.Unlock()
 	if last {
 		f.closeNode(n)
+		f.behind.release(n.ino)
 	}
 }
 

@@ -124,23 +124,30 @@ func unprivilegedChild(args []string) error {
 	return err
 }
 
+// memberOf are the further groups of the users of the test: 3000 is in the group of the files.
+var memberOf = map[uint32][]uint32{3000: {60, 2000}}
+
 func TestSetuid_ClearedByOthersKeptByRoot(t *testing.T) {
 	onEach(t, func(t *testing.T, dir string) {
 		for _, op := range []string{"write", "open", "ftruncate", "truncate", "fallocate", "punch", "copy"} {
-			for _, uid := range []uint32{0, 1000} {
-				for _, mode := range []uint32{0o6777, 0o4666, 0o2777, 0o2766} {
+			for _, uid := range []uint32{0, 1000, 3000} {
+				for _, mode := range []uint32{0o6777, 0o4666, 0o2777, 0o2766, 0o2767} {
+					group := 2000
+					if mode == 0o2767 { // of root's own group, in which nobody else is
+						group = 0
+					}
 					p := filepath.Join(dir, fmt.Sprintf("%s-%d-%o", op, uid, mode))
 					must(t, os.WriteFile(p, make([]byte, 5000), 0o666))
-					must(t, os.Chown(p, 2000, 2000))
+					must(t, os.Chown(p, 2000, group))
 					must(t, unix.Chmod(p, mode))
 					must(t, unix.Setxattr(p, "security.capability", []byte{1, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 0))
-					if out, err := as(child("unprivileged", p, op), uid, uid).CombinedOutput(); err != nil {
+					if out, err := as(child("unprivileged", p, op), uid, uid, memberOf[uid]...).CombinedOutput(); err != nil {
 						t.Fatalf("%s: %v\n%s", p, err, out)
 					}
 					want := mode
 					if uid != 0 {
 						want &^= unix.S_ISUID
-						if mode&unix.S_IXGRP != 0 || uid != 2000 {
+						if mode&unix.S_IXGRP != 0 || memberOf[uid] == nil || group == 0 {
 							want &^= unix.S_ISGID
 						}
 					}

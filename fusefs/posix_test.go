@@ -285,7 +285,22 @@ func TestIoctl_FlagsOnly(t *testing.T) {
 		if err != nil {
 			t.Errorf("append to an append-only file: %v", err)
 		}
-		run(t, "chattr", "-a", "+C", dir)
+		// A handle that is there goes on; it does not help others to open the file.
+		run(t, "chattr", "-a", p)
+		f, err = os.OpenFile(p, os.O_RDWR, 0)
+		must(t, err)
+		defer f.Close()
+		for _, flag := range []string{"i", "a"} {
+			run(t, "chattr", "+"+flag, p)
+			_, err = os.OpenFile(p, os.O_RDWR, 0)
+			wantErr(t, "write a file that became +"+flag, err, unix.EPERM)
+			_, err = os.OpenFile(p, os.O_WRONLY|os.O_APPEND|os.O_TRUNC, 0)
+			wantErr(t, "truncate a file that became +"+flag, err, unix.EPERM)
+			_, err = f.WriteAt([]byte("x"), 0)
+			must(t, err)
+			run(t, "chattr", "-"+flag, p)
+		}
+		run(t, "chattr", "+C", dir)
 		if out := run(t, "lsattr", "-d", dir); !bytes.Contains([]byte(out), []byte("C")) {
 			t.Errorf("lsattr: %s", out)
 		}

@@ -104,7 +104,7 @@ func timespec(valid, set, now uint32, sec uint64, nsec uint32) unix.Timespec {
 func (f *FS) truncate(c *call, n *node, size uint64, kill, touch bool) error {
 	do := func() error {
 		return f.change(func() error {
-			return f.maybePlain(kill, func() error {
+			return f.maybePlain(c, kill, n.fdW, func() error {
 				if touch {
 					return unix.Ftruncate(n.fdW, int64(size))
 				}

@@ -5,9 +5,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
-	"sort"
-	"strings"
 	"testing"
 	"time"
 
@@ -44,35 +41,5 @@ func TestSyncOpen_IsNotPassedThroughWhileFilling(t *testing.T) {
 	must(t, err)
 	if res.syncs.Load() == before {
 		t.Error("the write was acknowledged without the residency")
-	}
-}
-
-// TestPjdfstest runs https://github.com/pjd/pjdfstest, built, from the folder PJDFSTEST, on plain BTRFS
-// and on a mount: the mount may fail only what BTRFS fails.
-func TestPjdfstest(t *testing.T) {
-	suite := os.Getenv("PJDFSTEST")
-	if suite == "" {
-		t.Skip("set PJDFSTEST to a built checkout of pjdfstest to run it (7 minutes)")
-	}
-	failed := func(dir string) []string {
-		// The shell changes to dir, not this process's child before its exec: see TestExec_FromTheMount.
-		cmd := exec.Command("sh", "-c", `cd "$0" && exec prove -r "$1"`, dir, filepath.Join(suite, "tests"))
-		out, _ := cmd.CombinedOutput()
-		if !strings.Contains(string(out), "Tests=") {
-			t.Fatalf("prove: %s", out)
-		}
-		all := regexp.MustCompile(`tests/(\S+\.t)\s+\(Wstat: \d+ Tests: \d+ Failed: [1-9]\d*\)\n\s+Failed tests?:\s+(.*)`).FindAllStringSubmatch(string(out), -1)
-		var list []string
-		for _, m := range all {
-			list = append(list, m[1]+" "+m[2])
-		}
-		sort.Strings(list)
-		return list
-	}
-	plain := failed(newSubvolume(t))
-	mounted := failed(newWorld(t).mnt)
-	t.Logf("plain BTRFS fails %q", plain)
-	if strings.Join(plain, "\n") != strings.Join(mounted, "\n") {
-		t.Errorf("the mount fails %q", mounted)
 	}
 }

@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"fractal-lazy/backing"
 	"fractal-lazy/fusefs"
@@ -136,4 +139,43 @@ func TestCopyFileRange_OfAHoleIntoARemoteFile(t *testing.T) {
 		t.Errorf("when everything is there, byte %d differs (%v)", differs(got, want), err)
 	}
 	kit.Must(t, backing.DeleteSubvolume(s.path("v")))
+}
+
+// TestDocument_ExplainsEachDifference holds docs/POSIX.md against what the program lets pass.
+func TestDocument_ExplainsEachDifference(t *testing.T) {
+	b, err := os.ReadFile("../../docs/POSIX.md")
+	kit.Must(t, err)
+	rows := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^\| (generic/\d+) \|`).FindAllStringSubmatch(string(b), -1) {
+		rows[m[1]] = true
+	}
+	for _, list := range []map[string]string{explained, leftOut} {
+		for test := range list {
+			if !rows[test] {
+				t.Errorf("docs/POSIX.md has no row for %s", test)
+			}
+			delete(rows, test)
+		}
+	}
+	for test := range rows {
+		t.Errorf("docs/POSIX.md explains %s, which is not let pass", test)
+	}
+}
+
+// TestFollow_ReadsWhatCheckPrints covers each way a test ends.
+func TestFollow_ReadsWhatCheckPrints(t *testing.T) {
+	x := &xfstests{limit: time.Minute, out: io.Discard}
+	got, err := x.follow(strings.NewReader("FSTYP         -- fuse\n\ngeneric/001 6s ...  5s\ngeneric/002       [not run] no such thing\n" +
+		"generic/003 10s ... - output mismatch (see x)\n    --- tests/generic/003.out\n    +++ generic/003 more\n" +
+		"generic/004 ... [failed, exit status 1]- output mismatch (see y)\ngeneric/005 3s ...  4s\nRan: generic/001\nFailures: generic/003 generic/004\n"))
+	kit.Must(t, err)
+	want := map[string]string{"generic/001": "pass", "generic/002": "notrun", "generic/003": "fail", "generic/004": "fail", "generic/005": "pass"}
+	for test, status := range want {
+		if got[test].status != status {
+			t.Errorf("%s: %+v, want %s", test, got[test], status)
+		}
+	}
+	if len(got) != len(want) {
+		t.Errorf("%v", got)
+	}
 }

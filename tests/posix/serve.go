@@ -28,7 +28,7 @@ type order struct {
 
 // mountServer mounts for the helper.
 type mountServer struct {
-	stage  *stage
+	stages map[string]*stage // by volume
 	listen net.Listener
 
 	mu   sync.Mutex
@@ -37,12 +37,12 @@ type mountServer struct {
 	wg   sync.WaitGroup
 }
 
-func newMountServer(s *stage, socket string) (*mountServer, error) {
+func newMountServer(stages map[string]*stage, socket string) (*mountServer, error) {
 	l, err := net.Listen("unix", socket)
 	if err != nil {
 		return nil, err
 	}
-	m := &mountServer{stage: s, listen: l, open: map[string]*mounted{}}
+	m := &mountServer{stages: stages, listen: l, open: map[string]*mounted{}}
 	m.wg.Go(func() {
 		for {
 			c, err := l.Accept()
@@ -103,7 +103,11 @@ func (m *mountServer) mount(o order) error {
 		}
 	}
 	defer m.mu.Unlock()
-	v, err := m.stage.mount(o.Volume, o.Dir, lazy.Options{Prefetch: lazy.PrefetchNone}, opt)
+	s := m.stages[o.Volume]
+	if s == nil {
+		return fmt.Errorf("there is no volume %q: %w", o.Volume, unix.ENODEV)
+	}
+	v, err := s.mount(o.Volume, o.Dir, lazy.Options{Prefetch: lazy.PrefetchNone}, opt)
 	if err != nil {
 		return err
 	}

@@ -93,7 +93,7 @@ func (s *stage) state(ctx context.Context, name, state string) error {
 // remoteTree is content for a volume that stays incomplete.
 func remoteTree(dir string) error {
 	for i := range 3 {
-		d := filepath.Join(dir, fmt.Sprintf(".remote%d", i))
+		d := filepath.Join(dir, fmt.Sprintf("remote%d", i))
 		if err := os.Mkdir(d, 0o755); err != nil {
 			return err
 		}
