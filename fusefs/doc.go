@@ -24,7 +24,7 @@
 //   - HiddenName and the marks (HiddenXattr) cannot be seen, made or changed. Nested subvolumes are refused with EXDEV.
 //   - Under Freeze nothing changes the tree through this process.
 //
-// Differences to BTRFS that no file system of this protocol can avoid: syncfs(2) on the mount does not reach BTRFS (fsync and
+// Differences to BTRFS that no file system of this protocol can avoid (docs/POSIX.md has all that are known): syncfs(2) on the mount does not reach BTRFS (fsync and
 // sync do), and reflinks by ioctl are refused, while copy_file_range shares extents. A setuid
 // or setgid bit that is set on a file somebody has open in passthrough mode is cleared by that one's next
 // write even if it is privileged; chown(-1, -1) leaves these bits. operations in ops.go lists every request of the protocol.
@@ -35,7 +35,7 @@
 // # Concurrency
 //
 // Every operation runs in its own goroutine. FS.gate is taken last, also after the locks of the Residency: it is held around the
-// system calls of a change alone. nodes.mu, node.mu and handles.mu are leaves, no two of them held together. No lock is held
+// system calls of a change alone. nodes.mu, node.mu, handles.mu and behind.mu are leaves, no two of them held together. No lock is held
 // while a Residency fetches.
 //
 // The process must not use files of its own mounts: a page fault or a close could wait for itself.
