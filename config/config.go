@@ -19,15 +19,17 @@ const (
 
 // Config is what the driver runs with. Load makes one; the zero Config is not valid.
 type Config struct {
-	Root     string // absolute
-	Socket   string // absolute, short enough for a unix socket
-	Mounts   string // absolute, or empty: ROOT/mnt
-	Hive     string // http or https URL without a slash at the end; empty: none
-	IPFS     string // the same
-	Gateway  string // the same; empty: IPFS
-	Token    Token
-	Metrics  string        // host:port on loopback; empty: none
-	Interval time.Duration // at least MinInterval; negative: none
+	Root    string // absolute
+	Socket  string // absolute, short enough for a unix socket
+	Mounts  string // absolute, or empty: ROOT/mnt
+	Hive    string // http or https URL without a slash at the end; empty: none
+	IPFS    string // the same
+	Gateway string // the same; empty: IPFS
+	Token   Token
+	Metrics string // host:port; empty: none
+	// MetricsOpen: Metrics may be an address that other machines reach.
+	MetricsOpen bool
+	Interval    time.Duration // at least MinInterval; negative: none
 	// PassphraseFile has the passphrase that seals the keys on the disk: absolute, or empty. Load does not read it.
 	PassphraseFile string
 	SealKeys       bool // false: the passphrase opens what is sealed, and nothing is sealed any more

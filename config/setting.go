@@ -71,8 +71,17 @@ func Settings() []Setting {
 			}},
 		{Name: "metrics", Env: "FRACTAL_METRICS", Example: "127.0.0.1:9477",
 			Help: "loopback address for Prometheus, or off; the socket has the figures at /metrics",
-			set:  func(c *Config, v string) error { return setLoopback(&c.Metrics, v) },
-			get:  func(c *Config) string { return c.Metrics }},
+			set: func(c *Config, v string) error {
+				addr, open := strings.CutPrefix(v, openPrefix)
+				c.MetricsOpen = open
+				return setAddress(&c.Metrics, addr, open)
+			},
+			get: func(c *Config) string {
+				if c.MetricsOpen {
+					return openPrefix + c.Metrics
+				}
+				return c.Metrics
+			}},
 		{Name: "passphrase-file", Env: "FRACTAL_PASSPHRASE_FILE", Example: "/etc/fractal/passphrase",
 			Help: "file with the passphrase that seals the volumes' keys on the disk; root's own, mode 0600",
 			set:  func(c *Config, v string) error { return setAbs(&c.PassphraseFile, v) },
@@ -193,9 +202,12 @@ func setInterval(into *time.Duration, v string) error {
 	return nil
 }
 
-// setLoopback takes an address that other machines cannot reach: what is behind it asks for no token.
-func setLoopback(into *string, v string) error {
-	if v == "off" {
+// openPrefix before an address says that others may reach it.
+const openPrefix = "open:"
+
+// setAddress takes an IP address and a port. Unless open is set it must be one that other machines cannot reach: what is behind it asks for no token.
+func setAddress(into *string, v string, open bool) error {
+	if v == "off" && !open {
 		*into = ""
 		return nil
 	}
@@ -206,8 +218,11 @@ func setLoopback(into *string, v string) error {
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
 		return fmt.Errorf("%q has no port between 1 and 65535", v)
 	}
-	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
-		return fmt.Errorf("%q can be reached by others: use 127.0.0.1 or [::1]", v)
+	switch ip := net.ParseIP(host); {
+	case open && ip == nil:
+		return fmt.Errorf("%q has no IP address; 0.0.0.0 and [::] are all of this machine", v)
+	case !open && (ip == nil || !ip.IsLoopback()):
+		return fmt.Errorf("%q can be reached by others, and asks nobody for a token: use 127.0.0.1 or [::1], or say %s%s", v, openPrefix, v)
 	}
 	*into = v
 	return nil

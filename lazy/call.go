@@ -25,7 +25,7 @@ type call struct {
 }
 
 // join adds one who waits for block c.
-func (f *fetcher) join(c cid.Cid, p priority) *call {
+func (f *fetcher) join(c cid.Cid, p priority) (_ *call, shared bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	k := f.calls[c]
@@ -34,15 +34,17 @@ func (f *fetcher) join(c cid.Cid, p priority) *call {
 		if f.ctx.Err() != nil {
 			k.err = f.closedError()
 			close(k.done)
-			return k
+			return k, false
 		}
 		f.calls[c] = k
 		f.queue[p] = append(f.queue[p], k)
+	} else {
+		shared = true
 	}
 	k.waiting[p]++
 	f.raiseLocked(k, p)
 	f.startLocked()
-	return k
+	return k, shared
 }
 
 // raise makes one who waits with priority p a reader.

@@ -61,6 +61,7 @@ type fetcher struct {
 	wg     sync.WaitGroup
 	limit  *rate.Limiter // of background bytes
 	cache  *lru.Cache[cid.Cid, []byte]
+	told   func(Event, time.Duration) // nil: nobody; set before the first fetch
 
 	mu       sync.Mutex
 	calls    map[cid.Cid]*call
@@ -128,8 +129,10 @@ func (f *fetcher) setPaused(p bool) {
 // keep: others will want pieces of the same block.
 func (f *fetcher) data(ctx context.Context, c cid.Cid, keep bool) ([]byte, error) {
 	if b, ok := f.cache.Get(c); ok {
+		f.observe(ContentHit, 0)
 		return b, nil
 	}
+	f.observe(ContentMiss, 0)
 	block, err := f.Get(ctx, c)
 	if err != nil {
 		return nil, err
@@ -152,8 +155,17 @@ func (f *fetcher) data(ctx context.Context, c cid.Cid, keep bool) ([]byte, error
 // outlives a reader who gives up.
 func (f *fetcher) Get(ctx context.Context, c cid.Cid) ([]byte, error) {
 	u := urgencyOf(ctx)
-	k := f.join(c, u.p)
-	defer func() { f.leave(k, u.p) }()
+	k, shared := f.join(c, u.p)
+	if shared {
+		f.observe(Shared, 0)
+	}
+	began := time.Now() // u changes where the wait becomes urgent
+	defer func() {
+		f.leave(k, u.p)
+		if u.p == reader {
+			f.observe(Waited, time.Since(began))
+		}
+	}()
 	for {
 		select {
 		case <-k.done:

@@ -27,6 +27,8 @@ type Options struct {
 	Rate         uint64        // bytes a second of background fetching; 0: no limit
 	Volume       string        // its name, for logs and errors
 	Log          zerolog.Logger
+	// Observe is told of each event that has to do with fetching, and must not block; nil: nobody.
+	Observe func(e Event, took time.Duration)
 }
 
 var _ fusefs.Residency = (*Tree)(nil)
@@ -87,7 +89,9 @@ func Open(ctx context.Context, bt *backing.Tree, st store.Store, s *seal.Sealer,
 	}
 	t.ctx, t.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	t.fetch = newFetcher(st, s, opt.Volume, opt.Rate, opt.Log)
+	t.fetch.told = opt.Observe
 	t.reader = snapshot.NewReader(t.fetch, s)
+	t.reader.Observe = t.fetch.observeIndex
 	t.commit = newCommitter(bt.RootFD())
 	t.finish = newFinisher(t)
 	if m != nil {

@@ -23,6 +23,15 @@ type Set struct {
 	fenced       *prometheus.GaugeVec
 	opSeconds    *prometheus.HistogramVec
 	lag          *lag
+
+	fetchShared    *prometheus.CounterVec
+	waitSeconds    *prometheus.HistogramVec
+	cacheHits      *prometheus.CounterVec
+	cacheMisses    *prometheus.CounterVec
+	uploadSeconds  *prometheus.HistogramVec
+	uploadBytes    *prometheus.CounterVec
+	uploadFailures *prometheus.CounterVec
+	states         *prometheus.GaugeVec
 }
 
 // New makes a Set with a registry of its own, so that several daemons in one process, as in tests, do not meet.
@@ -62,8 +71,45 @@ func New() *Set {
 			Buckets: []float64{.00001, .000025, .00005, .0001, .00025, .0005, .001, .0025, .01, .05, .25, 1, 5, 30},
 		}, []string{"volume", "op"}),
 		lag: newLag(),
+		fetchShared: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "fractal_fetch_shared_total",
+			Help: "Blocks that were wanted while they were on their way already: fetches that were saved.",
+		}, []string{"volume"}),
+		waitSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "fractal_wait_seconds",
+			Help: "Time that an application waited for one block that was not here, in seconds; its count is that of the misses.",
+			// From a block store on the same machine to a network that is gone.
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300},
+		}, []string{"volume"}),
+		cacheHits: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "fractal_cache_hits_total",
+			Help: "What was wanted and in memory, by cache: content (opened blocks of several files) or index (of large files).",
+		}, []string{"volume", "cache"}),
+		cacheMisses: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "fractal_cache_misses_total",
+			Help: "What was wanted and not in memory, by cache.",
+		}, []string{"volume", "cache"}),
+		uploadSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "fractal_upload_seconds",
+			Help: "Time to publish one snapshot, in seconds.",
+			// From a snapshot with one changed file to the first one of a large volume.
+			Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200},
+		}, []string{"volume"}),
+		uploadBytes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "fractal_upload_bytes_total",
+			Help: "Bytes of blocks that were sent for snapshots that are published.",
+		}, []string{"volume"}),
+		uploadFailures: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "fractal_upload_failures_total",
+			Help: "Tries at publishing that failed.",
+		}, []string{"volume"}),
+		states: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "fractal_volumes",
+			Help: "Volumes on this machine, by state; views of snapshots too.",
+		}, []string{"state"}),
 	}
 	s.registry.MustRegister(s.fetchSeconds, s.fetchBytes, s.fetchErrors, s.remoteBytes, s.remoteFiles, s.fenced, s.opSeconds, s.lag,
+		s.fetchShared, s.waitSeconds, s.cacheHits, s.cacheMisses, s.uploadSeconds, s.uploadBytes, s.uploadFailures, s.states,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return s
 }
@@ -90,18 +136,35 @@ func (s *Set) Volume(pubkey string) *Volume {
 		remoteFiles:  s.remoteFiles.WithLabelValues(name),
 		fenced:       s.fenced.WithLabelValues(name),
 		opSeconds:    s.opSeconds.MustCurryWith(prometheus.Labels{"volume": name}),
+
+		fetchShared:    s.fetchShared.WithLabelValues(name),
+		waitSeconds:    s.waitSeconds.WithLabelValues(name),
+		cacheHits:      s.cacheHits.MustCurryWith(prometheus.Labels{"volume": name}),
+		cacheMisses:    s.cacheMisses.MustCurryWith(prometheus.Labels{"volume": name}),
+		uploadSeconds:  s.uploadSeconds.WithLabelValues(name),
+		uploadBytes:    s.uploadBytes.WithLabelValues(name),
+		uploadFailures: s.uploadFailures.WithLabelValues(name),
 	}
 	s.lag.add(name)
 	return v
 }
 
+// SetStates tells how many volumes are in each state; a state that is not there has none.
+func (s *Set) SetStates(n map[string]int) {
+	s.states.Reset()
+	for state, volumes := range n {
+		s.states.WithLabelValues(state).Set(float64(volumes))
+	}
+}
+
 // Forget drops the figures of a volume that is gone. A Volume that is used after that counts what is no longer shown, except
-// for Op and BehindSince, which would show the volume again.
+// for Op, Cache and BehindSince, which would show the volume again.
 func (s *Set) Forget(pubkey string) {
 	name := label(pubkey)
 	for _, vec := range []interface {
 		DeletePartialMatch(prometheus.Labels) int
-	}{s.fetchSeconds, s.fetchBytes, s.fetchErrors, s.remoteBytes, s.remoteFiles, s.fenced, s.opSeconds} {
+	}{s.fetchSeconds, s.fetchBytes, s.fetchErrors, s.remoteBytes, s.remoteFiles, s.fenced, s.opSeconds, s.fetchShared, s.waitSeconds,
+		s.cacheHits, s.cacheMisses, s.uploadSeconds, s.uploadBytes, s.uploadFailures} {
 		vec.DeletePartialMatch(prometheus.Labels{"volume": name})
 	}
 	s.lag.remove(name)

@@ -18,6 +18,14 @@ type Volume struct {
 	remoteFiles  prometheus.Gauge
 	fenced       prometheus.Gauge
 	opSeconds    prometheus.ObserverVec
+
+	fetchShared    prometheus.Counter
+	waitSeconds    prometheus.Observer
+	cacheHits      *prometheus.CounterVec
+	cacheMisses    *prometheus.CounterVec
+	uploadSeconds  prometheus.Observer
+	uploadBytes    prometheus.Counter
+	uploadFailures prometheus.Counter
 }
 
 // Fetched tells that a block of this many bytes was fetched and verified.
@@ -28,6 +36,30 @@ func (v *Volume) Fetched(bytes int, took time.Duration) {
 
 // FetchFailed tells that one attempt to fetch a block failed.
 func (v *Volume) FetchFailed() { v.fetchErrors.Inc() }
+
+// Shared tells that a block was wanted that was on its way already.
+func (v *Volume) Shared() { v.fetchShared.Inc() }
+
+// Waited tells that an application waited for a block, so long.
+func (v *Volume) Waited(took time.Duration) { v.waitSeconds.Observe(took.Seconds()) }
+
+// Cache tells that something was looked for in a cache. The name is one of a fixed set.
+func (v *Volume) Cache(cache string, hit bool) {
+	if hit {
+		v.cacheHits.WithLabelValues(cache).Inc()
+	} else {
+		v.cacheMisses.WithLabelValues(cache).Inc()
+	}
+}
+
+// Uploaded tells that a snapshot was published, with what its new blocks have in bytes.
+func (v *Volume) Uploaded(bytes uint64, took time.Duration) {
+	v.uploadSeconds.Observe(took.Seconds())
+	v.uploadBytes.Add(float64(bytes))
+}
+
+// UploadFailed tells that a try at publishing failed.
+func (v *Volume) UploadFailed() { v.uploadFailures.Inc() }
 
 // SetRemote tells what hydration has left.
 func (v *Volume) SetRemote(bytes, files int64) {

@@ -25,6 +25,9 @@ type Reader struct {
 	get     Getter
 	sealer  *seal.Sealer
 	indexes *lru.Cache[indexKey, *wire.FileIndex]
+
+	// Observe is told whether an index node that was wanted was in memory; nil: nobody. Set it before the first use.
+	Observe func(hit bool)
 }
 
 // indexKey: the same node means other windows in another place.

@@ -65,7 +65,11 @@ func (r *Reader) walkIndex(ctx context.Context, node cid.Cid, pos wire.FilePos, 
 // index returns an opened index node, from the cache where it is there.
 func (r *Reader) index(ctx context.Context, node cid.Cid, pos wire.FilePos) (*wire.FileIndex, error) {
 	key := indexKey{node, pos}
-	if f, ok := r.indexes.Get(key); ok {
+	f, ok := r.indexes.Get(key)
+	if r.Observe != nil {
+		r.Observe(ok)
+	}
+	if ok {
 		return f, nil
 	}
 	f, err := decodeNode(ctx, r, seal.KindFileIndex, node, func(l []cid.Cid, b []byte) (*wire.FileIndex, error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"fractal-lazy/lazy"
 	"fractal-lazy/metrics"
 	"fractal-lazy/store"
 
@@ -28,11 +29,15 @@ func (m *Manager) Measure() {
 	if m.d.Metrics == nil || m.ready() != nil {
 		return
 	}
+	states := map[string]int{}
+	defer func() { m.d.Metrics.SetStates(states) }()
 	for _, v := range m.all() {
+		i := v.info()
+		states[i.State]++
 		if v.isView() {
 			continue
 		}
-		f, i := m.figures(v), v.info()
+		f := m.figures(v)
 		f.SetRemote(int64(i.BytesRemote), int64(i.FilesRemote))
 		f.SetFenced(i.Fenced)
 		f.BehindSince(m.behindSince(v, i))
@@ -67,6 +72,26 @@ func (m *Manager) behindSince(v *vol, i Info) time.Time {
 		return *i.LastReplicated
 	}
 	return i.Created
+}
+
+// observeFetches is lazy.Options.Observe of one volume.
+func (m *Manager) observeFetches(v *vol) func(lazy.Event, time.Duration) {
+	f := m.figures(v)
+	if f == nil {
+		return nil
+	}
+	return func(e lazy.Event, took time.Duration) {
+		switch e {
+		case lazy.ContentHit, lazy.ContentMiss:
+			f.Cache("content", e == lazy.ContentHit)
+		case lazy.IndexHit, lazy.IndexMiss:
+			f.Cache("index", e == lazy.IndexHit)
+		case lazy.Shared:
+			f.Shared()
+		case lazy.Waited:
+			f.Waited(took)
+		}
+	}
 }
 
 // meteredStore tells how long blocks take.

@@ -66,6 +66,9 @@ func (m *Manager) doWork(ctx context.Context, v *vol, p plan) {
 		}
 	})
 	if err != nil && !errors.Is(err, ErrFenced) { // fence has logged that
+		if f := m.figures(v); f != nil {
+			f.UploadFailed()
+		}
 		log.Warn().Err(err).Time("retry", v.retryAt()).Msg("publishing failed; it is tried again")
 	}
 }
@@ -121,11 +124,12 @@ func (m *Manager) publish(ctx context.Context, v *vol, s snapRecord) error {
 		return err
 	}
 	start := time.Now()
+	var sent uint64
 	res, err := m.pub.Publish(ctx, replica.Job{
 		Volume: v.name, Key: v.key, Machine: m.id(), Snapshot: v.snap(s.ID), Created: s.Created, Base: base, Source: source,
 		ChunkSize: v.set.chunkSize, Compression: v.set.compression,
 		Progress: func(p replica.Progress) {
-			v.mutate(func() { v.uploadIs = Progress{Phase: p.Phase, Done: max(p.Bytes, p.BytesUploaded)} })
+			v.mutate(func() { v.uploadIs, sent = Progress{Phase: p.Phase, Done: max(p.Bytes, p.BytesUploaded)}, p.BytesUploaded })
 		},
 	})
 	if isAny(err, replica.ErrFenced, replica.ErrBehind, hive.ErrRejected) {
@@ -143,6 +147,9 @@ func (m *Manager) publish(ctx context.Context, v *vol, s snapRecord) error {
 	}
 	m.logger(v, "publish").Info().Uint64("generation", res.Base.Generation).Stringer("cid", res.Base.Root).Bool("unchanged", res.Unchanged).
 		Uint64("bytes", res.Stats.Bytes).Dur("took", time.Since(start)).Msg("snapshot published")
+	if f := m.figures(v); f != nil {
+		f.Uploaded(sent, time.Since(start))
+	}
 	return nil
 }
 
