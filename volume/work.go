@@ -129,7 +129,9 @@ func (m *Manager) publish(ctx context.Context, v *vol, s snapRecord) error {
 		Volume: v.name, Key: v.key, Machine: m.id(), Snapshot: v.snap(s.ID), Created: s.Created, Base: base, Source: source,
 		ChunkSize: v.set.chunkSize, Compression: v.set.compression,
 		Progress: func(p replica.Progress) {
-			v.mutate(func() { v.uploadIs, sent = Progress{Phase: p.Phase, Done: max(p.Bytes, p.BytesUploaded)}, p.BytesUploaded })
+			v.mutate(func() {
+				v.uploadIs, sent = Progress{Phase: p.Phase, Done: max(p.Bytes, p.BytesUploaded)}, p.BytesUploaded
+			})
 		},
 	})
 	if isAny(err, replica.ErrFenced, replica.ErrBehind, hive.ErrRejected) {
