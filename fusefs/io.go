@@ -16,7 +16,9 @@ func (f *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Rea
 		return nil, c.end(err)
 	}
 	if r := h.node.remote(); r != nil {
+		h.node.fetching.Add(1)
 		err := r.Read(c, in.Offset, uint64(in.Size))
+		h.node.fetching.Add(-1)
 		if t, ok := r.(Through); ok && errors.Is(err, ErrNoSpace) {
 			n, err := t.ReadThrough(c, in.Offset, buf)
 			if err != nil {
@@ -122,6 +124,10 @@ func (f *FS) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut)
 	if h.node == nil {
 		return c.end(unix.EINVAL)
 	}
+	if !f.flushMapped(h.node) {
+		out.Offset, err = allData(h.node.fdR, in.Offset, in.Whence)
+		return c.end(err)
+	}
 	if r := h.node.remote(); r != nil {
 		out.Offset, err = r.Seek(c, in.Offset, int(in.Whence))
 		return c.end(err)
@@ -129,6 +135,38 @@ func (f *FS) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut)
 	off, err := unix.Seek(h.node.fdR, int64(in.Offset), int(in.Whence))
 	out.Offset = uint64(off)
 	return c.end(err)
+}
+
+// flushMapped has the kernel write what was stored through mappings of its own pages, which it does not do by itself before it asks
+// for data and holes: a copy of the file would miss it. It waits for pages that are being read; while one of
+// them may wait for the network, it does nothing and returns false.
+func (f *FS) flushMapped(n *node) bool {
+	n.mu.Lock()
+	storers := n.storers
+	n.mu.Unlock()
+	if storers == 0 {
+		return true
+	}
+	if n.fetching.Load() > 0 {
+		return false
+	}
+	f.server.InodeNotify(inoToNode(n.ino), 0, 0)
+	return true
+}
+
+// allData answers SEEK_DATA and SEEK_HOLE for a file whose holes are not known: it has none.
+func allData(fd int, off uint64, whence uint32) (uint64, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return 0, err
+	}
+	if off >= uint64(st.Size) {
+		return 0, unix.ENXIO
+	}
+	if whence == unix.SEEK_DATA {
+		return off, nil
+	}
+	return uint64(st.Size), nil
 }
 
 // Fallocate is FUSE_FALLOCATE: preallocation, punching, zeroing. The kernel refuses the modes that BTRFS has not either.

@@ -48,6 +48,9 @@ func (f *FS) enterMode(h *handle, flags uint32, out *fuse.OpenOut) {
 		out.BackingID = n.backing
 	} else {
 		n.cached++
+		if h.write {
+			n.storers++
+		}
 		if !local || n.cached > 1 || f.opt.NoPassthrough {
 			out.OpenFlags = fuse.FOPEN_KEEP_CACHE
 		}
@@ -78,6 +81,9 @@ func (f *FS) leaveMode(h *handle) {
 	defer n.mu.Unlock()
 	if !h.pass {
 		n.cached--
+		if h.write {
+			n.storers--
+		}
 		return
 	}
 	n.pass--

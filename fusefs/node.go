@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,10 +22,13 @@ type node struct {
 	// is open for writing, the same descriptor where possible; -1 until then.
 	fdR, fdW int
 	asked    bool // file is what the Residency said, for ever
-	file     File // nil: local
+
+	fetching atomic.Int32 // reads that may be waiting for remote content
+	file     File         // nil: local
 
 	// The mode of the open handles; see mode.go.
 	cached, pass int
+	storers      int   // of the handles in cached, those open for writing: what they map may be dirty in the kernel's pages
 	backing      int32 // 0: none
 }
 
