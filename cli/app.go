@@ -100,8 +100,8 @@ Most commands ask the daemon that ` + "`fractal-lazy run`" + ` starts, over its 
 			root.AddCommand(c)
 		}
 	}
-	add("volumes", a.volumeCommand(), a.snapshotCommand(), a.snapshotsCommand(), a.restoreCommand(), a.cloneCommand(), a.flushCommand(), a.hydrateCommand(), a.verifyCommand(),
-		a.scheduleCommand(), a.scheduledCommand(), a.statusCommand())
+	add("volumes", a.volumeCommand(), a.snapshotCommand(), a.snapshotsCommand(), a.restoreCommand(), a.cloneCommand(), a.browseCommand(), a.purgeCommand(),
+		a.removeSnapshotCommand(), a.flushCommand(), a.hydrateCommand(), a.verifyCommand(), a.scheduleCommand(), a.scheduledCommand(), a.statusCommand())
 	add("serve", a.runCommand(), a.hiveCommand())
 	add("setup", a.keyCommand(), a.poolCommand(), a.versionCommand())
 	checkArgs(root)

@@ -51,7 +51,30 @@ func TestCommands_TimeMachine(t *testing.T) {
 		if b, err := os.ReadFile(filepath.Join(path, "file")); err != nil || string(b) != want {
 			t.Errorf("%s: %q, %v", name, b, err)
 		}
+		a.run("hydrate", "--wait", name).want(t, ExitOK)
 		a.run("volume", "umount", name).want(t, ExitOK)
 	}
+	dir := t.TempDir()
+	a.mounted(t, "db")
+	a.run("hydrate", "--wait", "db").want(t, ExitOK)
+	a.run("browse", "db", "1", dir).want(t, ExitOK, "generation 1", dir)
+	if b, err := os.ReadFile(filepath.Join(dir, "file")); err != nil || string(b) != "one" {
+		t.Errorf("%q, %v", b, err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o644); err == nil {
+		t.Error("a snapshot can be written to")
+	}
+	a.run("browse", "--end", "db", "1", dir).want(t, ExitOK)
+	a.run("browse", "--end", "db", "1").want(t, ExitUnknown, "nobody browses")
+	a.run("browse", "db", "99").want(t, ExitUnknown, "no such snapshot")
+
+	a.run("purge", "db", "2h:2h").want(t, ExitUsage, "use \"2h\"")
+	a.run("purge", "db", "0h", "--dry-run").want(t, ExitOK, "would remove", "older than 0h", "it is the newest")
+	n := len(decode[[]volume.SnapshotInfo](t, a.run("snapshots", "db", "--json").want(t, ExitOK)))
+	res := decode[volume.PurgeResult](t, a.run("purge", "db", "0h", "--remote", "--json").want(t, ExitOK))
+	if left := decode[[]volume.SnapshotInfo](t, a.run("snapshots", "db", "--json").want(t, ExitOK)); res.Removed == 0 || len(left) != n-res.Removed {
+		t.Errorf("%d removed, %d of %d left", res.Removed, len(left), n)
+	}
+	a.run("rm", "db", "1").want(t, ExitUnknown)
 	a.run("snapshots", "--local", "db").want(t, ExitOK, "TIME", "WHERE")
 }

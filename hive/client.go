@@ -124,6 +124,23 @@ func (c *Client) Delete(ctx context.Context, p seal.Pubkey) error {
 	return err
 }
 
+// Forget removes one manifest from the Hive, which is not in the original API: ErrUnsupported where the Hive cannot. One that is
+// not there is no error. The newest one is refused (ErrRejected).
+func (c *Client) Forget(ctx context.Context, p seal.Pubkey, h Hash) error {
+	r := request{op: "remove manifest", volume: p, method: http.MethodDelete, path: volumePath(p) + "/" + h.String(), most: maxReason, unsupported: true}
+	_, _, err := c.do(ctx, r)
+	if !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	// It may be gone, or the path unknown.
+	if _, merr := c.Manifest(ctx, p, h); errors.Is(merr, ErrNotFound) {
+		return nil
+	} else if merr != nil {
+		return merr
+	}
+	return r.errorf(ErrUnsupported, "it knows no such call")
+}
+
 // Post publishes a signed manifest and returns its hash. The same manifest again is no error, so that a Post whose answer was
 // lost can be repeated. A manifest that Open refuses is not sent.
 func (c *Client) Post(ctx context.Context, p seal.Pubkey, signed []byte) (Hash, error) {
@@ -202,6 +219,8 @@ type request struct {
 	anonymous bool // without the token
 	want      int  // the status of success; zero: 200
 	most      int  // bytes of the answer's body
+
+	unsupported bool // not every Hive has the call
 }
 
 func (r request) errorf(kind error, format string, args ...any) error {
@@ -283,6 +302,8 @@ func (c *Client) statusError(ctx context.Context, r request, resp *http.Response
 		reason = "it redirects, which is not followed; check the Hive's URL"
 	case s == http.StatusNotFound:
 		kind = ErrNotFound
+	case r.unsupported && (s == http.StatusMethodNotAllowed || s == http.StatusNotImplemented):
+		kind = ErrUnsupported
 	case s == http.StatusUnauthorized, s == http.StatusForbidden:
 		kind = ErrDenied
 	case s == http.StatusRequestTimeout, s == http.StatusTooEarly, s == http.StatusTooManyRequests:

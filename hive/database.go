@@ -18,7 +18,7 @@ import (
 )
 
 // schemaVersion stands in the database's user_version; 0 is a new file. Each later version gets a step in migrations.
-const schemaVersion = 1
+const schemaVersion = 2
 
 // migrations[i] leads from version i to i+1. Generations are u64, more than SQLite's integers hold, so they are eight bytes
 // big-endian, which sort as the numbers do. Times are Unix seconds.
@@ -41,6 +41,12 @@ CREATE TABLE manifests (
 	UNIQUE (pubkey, generation)
 ) STRICT;
 CREATE INDEX manifests_by_parent ON manifests (pubkey, parent, generation);
+`, `
+CREATE TABLE removed (
+	pubkey     BLOB NOT NULL REFERENCES volumes ON DELETE CASCADE,
+	generation BLOB NOT NULL CHECK (length(generation) = 8),
+	PRIMARY KEY (pubkey, generation)
+) STRICT, WITHOUT ROWID;
 `}
 
 // database is SQLite with one connection that writes, so that writers queue here and not on SQLite's lock, and a few that read.
@@ -220,10 +226,23 @@ func (tx *transaction) manifest(p seal.Pubkey, h Hash) ([]byte, error) {
 	return signed, err
 }
 
+// hasGeneration tells whether a manifest of that generation is, or was, there.
 func (tx *transaction) hasGeneration(p seal.Pubkey, generation uint64) (bool, error) {
 	var n int
-	err := tx.QueryRowContext(tx.ctx, "SELECT count(*) FROM manifests WHERE pubkey = ? AND generation = ?", p[:], generationKey(generation)).Scan(&n)
+	key := generationKey(generation)
+	err := tx.QueryRowContext(tx.ctx, `SELECT (SELECT count(*) FROM manifests WHERE pubkey = ?1 AND generation = ?2) +
+		(SELECT count(*) FROM removed WHERE pubkey = ?1 AND generation = ?2)`, p[:], key).Scan(&n)
 	return n > 0, err
+}
+
+// removeManifest deletes a manifest and keeps its generation taken.
+func (tx *transaction) removeManifest(p seal.Pubkey, h Hash) error {
+	_, err := tx.ExecContext(tx.ctx, "INSERT OR IGNORE INTO removed (pubkey, generation) SELECT pubkey, generation FROM manifests WHERE pubkey = ? AND hash = ?", p[:], h[:])
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(tx.ctx, "DELETE FROM manifests WHERE pubkey = ? AND hash = ?", p[:], h[:])
+	return err
 }
 
 func (tx *transaction) insertManifest(p seal.Pubkey, m *Manifest, h Hash, signed []byte, now time.Time) error {

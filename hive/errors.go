@@ -10,6 +10,8 @@ var (
 	ErrUnavailable = errors.New("the Hive is unavailable")
 	// ErrDenied: 401 or 403; the token is unknown, or the volume belongs to another account.
 	ErrDenied = errors.New("the Hive refused the token")
+	// ErrUnsupported: this Hive does not have the call, which the original API does not have either.
+	ErrUnsupported = errors.New("the Hive cannot do that")
 	// ErrRejected: 400 or another 4xx; the text holds the Hive's reason. The same request will be rejected again.
 	ErrRejected = errors.New("the Hive rejected it")
 	// ErrSignature: the bytes were not signed with the volume's key.

@@ -233,3 +233,35 @@ func (s *Server) manifest(w http.ResponseWriter, r *http.Request, p seal.Pubkey,
 	w.Write(signed) // an error here is the client's: it went away
 	return nil
 }
+
+// forget removes one manifest, for who keeps a bounded number of snapshots. The original API has no such call. The newest manifest stays: it
+// is what the next one is held against, and what other machines mount. Its generation stays taken: no other manifest takes its place.
+func (s *Server) forget(w http.ResponseWriter, r *http.Request, p seal.Pubkey, account uuid.UUID) error {
+	h, err := ParseHash(r.PathValue("hash"))
+	if err != nil {
+		return refuse(http.StatusMethodNotAllowed, "only a manifest can be removed; the URL's last element is not a hash of 128 hex digits")
+	}
+	return s.db.write(r.Context(), func(tx *transaction) error {
+		v, err := owned(tx, p, account)
+		if err != nil {
+			return err
+		}
+		signed, err := tx.manifest(p, h)
+		switch {
+		case err != nil:
+			return err
+		case signed == nil:
+			return refuse(http.StatusNotFound, "no such manifest")
+		case v.locked:
+			return refuse(http.StatusBadRequest, "the volume is locked")
+		}
+		all, err := tx.list(p, nil, false)
+		if err != nil {
+			return err
+		}
+		if all[len(all)-1] == h {
+			return refuse(http.StatusBadRequest, "it is the newest manifest of the volume, which stays")
+		}
+		return tx.removeManifest(p, h)
+	})
+}

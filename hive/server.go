@@ -86,6 +86,7 @@ func (s *Server) Handler() http.Handler {
 	owned("POST /volume/{pubkey}/snapshot", s.post)
 	owned("GET /volume/{pubkey}/snapshots", s.list)
 	owned("GET /volume/{pubkey}/{hash}", s.manifest)
+	owned("DELETE /volume/{pubkey}/{hash}", s.forget) // not in the original API
 
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /health", s.health)

@@ -22,6 +22,10 @@ type Volumes interface {
 	Snapshot(ctx context.Context, name string, wait bool, p func(volume.Progress)) (volume.SnapshotInfo, error)
 	Snapshots(ctx context.Context, name string) ([]volume.SnapshotInfo, error)
 	LocalSnapshots(name string) ([]volume.SnapshotInfo, error)
+	Purge(ctx context.Context, name, pattern string, opt volume.PurgeOptions) (volume.PurgeResult, error)
+	RemoveSnapshot(ctx context.Context, name, snapshot string, force bool) (volume.SnapshotInfo, error)
+	Browse(ctx context.Context, name, snapshot string) (view string, i volume.SnapshotInfo, err error)
+	EndBrowse(ctx context.Context, name, snapshot string) error
 	Clone(ctx context.Context, name, snapshot, as string) (volume.RestoreResult, error)
 	Restore(ctx context.Context, name, snapshot string) (volume.RestoreResult, error)
 	Flush(ctx context.Context, name string, p func(volume.Progress)) (volume.SnapshotInfo, error)

@@ -115,18 +115,20 @@ func (s *Server) mount(r request) (any, error) {
 	if err := decode(r.http, &in); err != nil {
 		return nil, err
 	}
+	path, err := waitMounted(r, r.name, id(in.ID))
+	return control.MountResult{Mountpoint: path}, err
+}
+
+func waitMounted(r request, name, id string) (path string, err error) {
 	for {
-		path, err := r.v.Mount(r.ctx, r.name, id(in.ID))
-		if err == nil {
-			return control.MountResult{Mountpoint: path}, nil
-		}
-		if !errors.Is(err, volume.ErrBusy) {
-			return nil, err
+		path, err := r.v.Mount(r.ctx, name, id)
+		if err == nil || !errors.Is(err, volume.ErrBusy) {
+			return path, err
 		}
 		r.p(volume.Progress{Phase: "preparing"})
 		select {
 		case <-r.ctx.Done():
-			return nil, err
+			return "", err
 		case <-time.After(retryBusy):
 		}
 	}

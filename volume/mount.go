@@ -249,6 +249,15 @@ func (m *Manager) fetchView(ctx context.Context, v *vol) error {
 	if v.has(v.data()) {
 		return nil
 	}
+	if h := m.home(v); h != v { // a purge of it must not take away what is chosen here
+		if err := h.enter(ctx, stepView); err != nil {
+			return err
+		}
+		defer h.leave()
+	}
+	if id := v.set.view.local; id != "" {
+		return m.viewLocal(v, id)
+	}
 	if m.d.Hive == nil {
 		return fmt.Errorf("%w: %w", ErrNotReady, errNoHive)
 	}

@@ -47,6 +47,8 @@ type record struct {
 	SavedGen  uint64            `json:"saved_gen"`         // BTRFS generation of data when it equalled Base
 	// Source is the public key of the volume that a clone still takes content from; empty: it does not.
 	Source string `json:"source,omitempty"`
+	// Unpin are roots whose manifests were removed, or are about to be, and that are still to be unpinned.
+	Unpin []string `json:"unpin,omitempty"`
 	// Snapshots are the local ones, ascending by time.
 	Snapshots  []snapRecord `json:"snapshots,omitempty"`
 	Fence      *fenceRecord `json:"fence,omitempty"` // another machine took over
@@ -195,6 +197,9 @@ func (r *record) check() error {
 			return bad("source")
 		}
 	}
+	if len(r.Unpin) > maxSnapshots || slices.ContainsFunc(r.Unpin, func(s string) bool { _, err := cid.Decode(s); return err != nil }) {
+		return bad("unpin")
+	}
 	if len(r.Snapshots) > maxSnapshots {
 		return bad("too many snapshots")
 	}
@@ -254,7 +259,7 @@ func isUUID(s string) bool {
 // clone returns a copy that shares nothing that is changed in place.
 func (r *record) clone() record {
 	c := *r
-	c.Snapshots = slices.Clone(r.Snapshots)
+	c.Snapshots, c.Unpin = slices.Clone(r.Snapshots), slices.Clone(r.Unpin)
 	return c
 }
 

@@ -64,7 +64,7 @@ var options = []option{
 	{"nocow", "true or false", "nocow=true", setNoCOW, func(s *settings) string { return strconv.FormatBool(s.noCOW) }},
 	{"size", "a limit in bytes of 1MiB or more with a unit, or 0 for none", "size=20GiB", setSize,
 		func(s *settings) string { return strconv.FormatUint(s.size, 10) }},
-	{"snapshot", "a generation, a manifest's hash, or a time (RFC3339, 'YYYY-MM-DD HH:MM[:SS]', or Unix seconds)",
+	{"snapshot", "a generation, a manifest's hash, the id of a local snapshot, or a time (RFC3339, 'YYYY-MM-DD HH:MM[:SS]', or Unix seconds)",
 		"snapshot=2026-01-31T12:00:00Z", setSnapshot,
 		func(s *settings) string {
 			if s.view == nil {
@@ -250,9 +250,10 @@ func setMount(s *settings, v string) error {
 	return fmt.Errorf("not a way to mount")
 }
 
-// selector names one snapshot of a volume: exactly one of hash, generation and before is set.
+// selector names one snapshot of a volume: exactly one of local, hash, generation and before is set.
 type selector struct {
 	text       string
+	local      string // uuid of a local snapshot
 	hash       *hive.Hash
 	generation uint64
 	before     time.Time // the newest made at or before this
@@ -266,6 +267,10 @@ var timeForms = []string{time.RFC3339Nano, "2006-01-02 15:04:05", "2006-01-02 15
 // parseSelector reads the value of snapshot=. Times without a zone are UTC.
 func parseSelector(v string) (*selector, error) {
 	sel := &selector{text: v}
+	if isUUID(v) {
+		sel.local = v
+		return sel, nil
+	}
 	if h, err := hive.ParseHash(v); err == nil {
 		sel.hash = &h
 		return sel, nil
@@ -295,6 +300,7 @@ func (sel *selector) pick(all []*hive.Manifest) *hive.Manifest {
 	var found *hive.Manifest
 	for _, m := range all {
 		switch {
+		case sel.local != "":
 		case sel.hash != nil:
 			if m.Hash() == *sel.hash {
 				return m

@@ -25,6 +25,8 @@ const (
 	stepSnapshot step = "snapshot"
 	stepRestore  step = "restore"
 	stepClone    step = "clone"
+	stepPurge    step = "purge"
+	stepView     step = "view" // of a view: from choosing its snapshot until its data says so
 	stepRelease  step = "release"
 	stepRemove   step = "remove"
 )

@@ -91,6 +91,20 @@ func (c *Client) Clone(ctx context.Context, name, snapshot, as string) (volume.R
 	return call[volume.RestoreResult](ctx, c, "POST", volumePath(name, "/clone"), CloneRequest{New: as, Snapshot: snapshot})
 }
 
+// Purge removes what a pattern does not keep. What could not be removed is in the result, and no error.
+func (c *Client) Purge(ctx context.Context, name string, r PurgeRequest) (volume.PurgeResult, error) {
+	return call[volume.PurgeResult](ctx, c, "POST", volumePath(name, "/purge"), r)
+}
+
+func (c *Client) RemoveSnapshot(ctx context.Context, name, snapshot string, force bool) (volume.SnapshotInfo, error) {
+	return call[volume.SnapshotInfo](ctx, c, "POST", volumePath(name, "/snapshots/remove"), RemoveSnapshotRequest{Snapshot: snapshot, Force: force})
+}
+
+// Browse mounts a snapshot read-only, or with end takes that away; then the result is empty.
+func (c *Client) Browse(ctx context.Context, name, snapshot string, end bool, p func(volume.Progress)) (BrowseResult, error) {
+	return stream[BrowseResult](ctx, c, volumePath(name, "/browse"), BrowseRequest{Snapshot: snapshot, End: end}, p)
+}
+
 func (c *Client) Restore(ctx context.Context, name, snapshot string) (volume.RestoreResult, error) {
 	return call[volume.RestoreResult](ctx, c, "POST", volumePath(name, "/restore"), RestoreRequest{Snapshot: snapshot})
 }

@@ -17,6 +17,9 @@
 //	GET    /fractal/v1/volumes/{name}/snapshots?local=true
 //	POST   /fractal/v1/volumes/{name}/restore       RestoreRequest -> RestoreResult
 //	POST   /fractal/v1/volumes/{name}/clone         CloneRequest -> RestoreResult
+//	POST   /fractal/v1/volumes/{name}/purge         PurgeRequest -> PurgeResult
+//	POST   /fractal/v1/volumes/{name}/snapshots/remove  RemoveSnapshotRequest -> SnapshotInfo
+//	POST   /fractal/v1/volumes/{name}/browse        BrowseRequest -> BrowseResult      (stream)
 //	POST   /fractal/v1/volumes/{name}/flush         -> SnapshotInfo                    (stream)
 //	POST   /fractal/v1/volumes/{name}/hydrate       HydrateRequest -> Info             (stream)
 //	POST   /fractal/v1/volumes/{name}/verify        VerifyRequest -> Verification      (stream)

@@ -84,6 +84,33 @@ type CloneRequest struct {
 	Snapshot string `json:"snapshot,omitempty"`
 }
 
+// PurgeRequest removes what Pattern does not keep. Neither Local nor Remote: both.
+type PurgeRequest struct {
+	Pattern string `json:"pattern"`
+	DryRun  bool   `json:"dry_run,omitempty"`
+	Local   bool   `json:"local,omitempty"`
+	Remote  bool   `json:"remote,omitempty"`
+}
+
+// RemoveSnapshotRequest removes one snapshot; with Force also changes that were never published.
+type RemoveSnapshotRequest struct {
+	Snapshot string `json:"snapshot"`
+	Force    bool   `json:"force,omitempty"`
+}
+
+// BrowseRequest mounts a snapshot read-only, or, with End, takes that away.
+type BrowseRequest struct {
+	Snapshot string `json:"snapshot"`
+	End      bool   `json:"end,omitempty"`
+}
+
+// BrowseResult says where a snapshot is shown, and as which volume.
+type BrowseResult struct {
+	Volume     string              `json:"volume"`
+	Mountpoint string              `json:"mountpoint"`
+	Snapshot   volume.SnapshotInfo `json:"snapshot"`
+}
+
 // HydrateRequest starts hydration, or changes how it goes on. What is nil stays as it is.
 type HydrateRequest struct {
 	Wait  bool    `json:"wait,omitempty"`

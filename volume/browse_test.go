@@ -1,0 +1,41 @@
+package volume
+
+import (
+	"errors"
+	"path/filepath"
+	"testing"
+)
+
+func TestBrowse_RemoteAndLocalSnapshotsAndItsEnd(t *testing.T) {
+	w := newWorld(t)
+	a := w.machine("a")
+	three(t, a)
+	a.mount("db", "1") // in use, all the while
+	local, err := a.LocalSnapshots("db")
+	must(t, err)
+	for text, want := range map[string]string{"1": "1", "2": "2", local[0].Local[:6]: "3"} {
+		view, i, err := a.Browse(ctx(t), "db", text)
+		must(t, err)
+		if again, _, err := a.Browse(ctx(t), "db", text); err != nil || again != view {
+			t.Fatalf("%s, %v", again, err)
+		}
+		dir := a.mount(view, BrowseID)
+		wantFile(t, filepath.Join(dir, "f"), want)
+		shell(t, `seq 1 100000 | cmp - "$1/sub/same"; ! touch "$1/new" 2>/dev/null`, dir)
+		a.mount(view, "another")
+		if err := a.EndBrowse(ctx(t), "db", text); !errors.Is(err, ErrInUse) {
+			t.Fatalf("%+v: %v", i, err)
+		}
+		a.unmount(view, "another")
+		must(t, a.EndBrowse(ctx(t), "db", text))
+		if _, err := a.Get(view); !errors.Is(err, ErrUnknown) {
+			t.Fatal(err)
+		}
+	}
+	if _, _, err := a.Browse(ctx(t), "db", "17"); !errors.Is(err, ErrNoSnapshot) {
+		t.Fatal(err)
+	}
+	if err := a.EndBrowse(ctx(t), "db", "1"); !errors.Is(err, ErrUnknown) {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,240 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"fractal-lazy/backing"
+	"fractal-lazy/hive"
+	"fractal-lazy/lazy"
+
+	"github.com/ipfs/go-cid"
+)
+
+// RemoveSnapshot removes one snapshot, here and in the network. ErrInUse where it is needed, see Purge; ErrNotSaved for changes that were
+// never published, unless force is set.
+func (m *Manager) RemoveSnapshot(ctx context.Context, name, text string, force bool) (SnapshotInfo, error) {
+	v, err := m.lookupOpen(name)
+	if err != nil {
+		return SnapshotInfo{}, err
+	}
+	if v.isView() {
+		return SnapshotInfo{}, v.wrap(fmt.Errorf("%w: it is a view of a snapshot", ErrOption))
+	}
+	i, err := m.resolve(ctx, v, text)
+	if err != nil {
+		return i, v.wrap(fmt.Errorf("remove snapshot: %w", err))
+	}
+	if i.Remote {
+		err = m.removePublished(ctx, v, i)
+	}
+	if err == nil && i.Local != "" {
+		err = m.removeLocal(ctx, v, i.Local, force)
+	}
+	if err != nil {
+		return i, v.wrap(fmt.Errorf("remove snapshot: %w", err))
+	}
+	return i, nil
+}
+
+func (m *Manager) removePublished(ctx context.Context, v *vol, i SnapshotInfo) error {
+	remote, err := m.purgeable(ctx, v, PurgeOptions{Remote: true})
+	if err != nil {
+		return err
+	}
+	return m.purgeOne(ctx, v, &PurgeDecision{Snapshot: i, Where: WhereNetwork}, &remote)
+}
+
+func (m *Manager) removeLocal(ctx context.Context, v *vol, id string, force bool) error {
+	wait, cancel := context.WithTimeout(ctx, removeWait)
+	defer cancel()
+	if err := v.enter(wait, stepPurge); err != nil {
+		return err
+	}
+	defer v.leave()
+	r := v.record()
+	s := r.snapshot(id)
+	switch {
+	case s == nil:
+		return fmt.Errorf("%w: %s is gone", ErrNoSnapshot, id)
+	case s.Kind == kindDivergent && !force:
+		return fmt.Errorf("%w: it holds changes that were never published; copy what you need from %s, then remove it with --force", ErrNotSaved, v.snap(id))
+	case s.Kind == kindDivergent:
+		return m.dropLocal(v, id)
+	}
+	if why := neededHere(r, m.pub != nil)[id]; why != "" {
+		return fmt.Errorf("%w: %s", ErrInUse, why)
+	}
+	return m.dropLocal(v, id)
+}
+
+// dropLocal deletes a local snapshot; when it returns, its space comes back. The step is held.
+//
+// Order: 1. the record; 2. the subvolume. A crash between them leaves a subvolume that no record names: the next Open throws it away.
+func (m *Manager) dropLocal(v *vol, id string) error {
+	err := v.update(func(r *record) {
+		r.drop(id)
+		if r.Fence != nil && r.Fence.Snapshot == id {
+			f := *r.Fence
+			f.Snapshot = ""
+			r.Fence = &f
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if !v.has(v.snap(id)) {
+		return nil
+	}
+	if err := backing.DeleteSubvolume(v.snap(id)); err != nil {
+		return err
+	}
+	m.logger(v, "purge").Info().Str("snapshot", id).Msg("local snapshot removed")
+	return nil
+}
+
+// neededManifests tells, by hash, why published snapshots have to stay. What is below them and in other snapshots, too, needs no care: each
+// root is pinned by itself.
+func (m *Manager) neededManifests(v *vol, all []*hive.Manifest) (map[string]string, error) {
+	roots, err := m.rootsInUse(v)
+	if err != nil {
+		return nil, err
+	}
+	why := map[string]string{}
+	r := v.record()
+	for n, mf := range all {
+		hash := mf.Hash().String()
+		root, _ := mf.Root() // somebody else's format: nothing here is made of it
+		switch {
+		case n == len(all)-1:
+			why[hash] = "it is the newest"
+		case r.Base != nil && hash == r.Base.Hash:
+			why[hash] = "the data here was last published as it"
+		case roots[root] != "":
+			why[hash] = roots[root]
+		}
+	}
+	return why, nil
+}
+
+// rootsInUse tells why something on this machine needs roots of v's snapshots: what was fetched in part takes the rest from there, be it the
+// volume, a local snapshot, a view, or a clone; and what was restored and is not published yet is published by reference to it.
+func (m *Manager) rootsInUse(v *vol) (map[string]string, error) {
+	v.mu.Lock()
+	cloning := v.cloning > 0
+	v.mu.Unlock()
+	if cloning {
+		return nil, fmt.Errorf("%w: a clone of the volume is being made", ErrBusy)
+	}
+	why := map[string]string{}
+	remote := func(path, what string) error {
+		if !exists(path) {
+			return nil
+		}
+		c, err := lazy.Remote(path)
+		if err == nil && c.Defined() {
+			why[c.String()] = what
+		}
+		return err
+	}
+	var errs []error
+	for _, u := range m.all() {
+		r := u.record()
+		if u.pub != v.pub && r.Source != v.pub.String() {
+			continue
+		}
+		errs = append(errs, remote(u.data(), "volume "+u.name+" still takes content from it"), remote(u.next(), "volume "+u.name+" still takes content from it"))
+		if r.From != nil && r.From.Root != "" {
+			why[r.From.Root] = "volume " + u.name + " was restored from it, and that is not published yet"
+		}
+		for _, s := range r.Snapshots {
+			errs = append(errs, remote(u.snap(s.ID), "a local snapshot of volume "+u.name+" still takes content from it"))
+			if s.From != nil && s.From.Root != "" {
+				why[s.From.Root] = "volume " + u.name + " was restored from it, and that is not published yet"
+			}
+		}
+	}
+	return why, errors.Join(errs...)
+}
+
+// dropRemote removes a published snapshot: what publishing did last is undone first. note says what else there is to know. The step is held.
+//
+// Order: 1. the record says that the root is to be unpinned; 2. the manifest goes, where the Hive can; 3. the root is unpinned, unless
+// another manifest names it too; 4. the record. After a crash unpinLeft goes on: a pin whose manifest is gone would hold blocks for ever.
+func (m *Manager) dropRemote(ctx context.Context, v *vol, i SnapshotInfo, all *[]*hive.Manifest) (note string, err error) {
+	h, err := hive.ParseHash(i.Hash)
+	if err != nil {
+		return "", err
+	}
+	if i.Root == "" {
+		return "", fmt.Errorf("generation %d is not of this format", i.Generation)
+	}
+	err = v.update(func(r *record) { // 1
+		if !slices.Contains(r.Unpin, i.Root) && len(r.Unpin) < maxSnapshots {
+			r.Unpin = append(r.Unpin, i.Root)
+		}
+	})
+	if err != nil {
+		return "", err
+	}
+	err = m.d.Hive.Forget(ctx, v.pub, h) // 2
+	switch {
+	case errors.Is(err, hive.ErrUnsupported):
+		note = "this Hive cannot remove manifests: it stays listed, without its blocks"
+	case err != nil:
+		return "", err // it is unpinned by no one while its manifest is there
+	}
+	left := slices.DeleteFunc(slices.Clone(*all), func(mf *hive.Manifest) bool { return mf.Hash() == h })
+	*all = left
+	m.logger(v, "purge").Info().Uint64("generation", i.Generation).Str("cid", i.Root).Msg("published snapshot removed")
+	return note, m.unpin(ctx, v, i.Root, left) // 3, 4
+}
+
+// unpinLeft does what a purge before this one had no time for.
+func (m *Manager) unpinLeft(ctx context.Context, v *vol, all []*hive.Manifest) error {
+	if len(v.record().Unpin) == 0 || m.pub == nil {
+		return nil
+	}
+	if len(all) == 0 { // of local snapshots alone
+		return nil
+	}
+	wait, cancel := context.WithTimeout(ctx, removeWait)
+	defer cancel()
+	if err := v.enter(wait, stepPurge); err != nil {
+		return err
+	}
+	defer v.leave()
+	for _, root := range v.record().Unpin {
+		if err := m.unpin(ctx, v, root, all); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unpin gives up a root that none of the manifests left names, and that nothing here needs, then notes that it is done.
+func (m *Manager) unpin(ctx context.Context, v *vol, root string, left []*hive.Manifest) error {
+	roots, err := m.rootsInUse(v)
+	if err != nil {
+		return err
+	}
+	named := slices.ContainsFunc(left, func(mf *hive.Manifest) bool { r, err := mf.Root(); return err == nil && r == root })
+	if b := v.record().Base; b != nil && b.Root == root {
+		named = true
+	}
+	if !named && roots[root] != "" {
+		return nil // the next purge looks again
+	}
+	if !named {
+		c, err := cid.Decode(root)
+		if err != nil {
+			return err
+		}
+		if err := m.store.Unpin(ctx, c); err != nil {
+			return fmt.Errorf("unpin %s: %w", root, err)
+		}
+	}
+	return v.update(func(r *record) { r.Unpin = slices.DeleteFunc(r.Unpin, func(s string) bool { return s == root }) })
+}
