@@ -98,8 +98,7 @@ func PoolStatus(dir string) (PoolInfo, error) {
 		return s, pathError(op, dir, err)
 	}
 	s.SectorSize = info.sectorSize
-	u := info.fsid
-	s.UUID = fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
+	s.UUID = uuidString(info.fsid)
 	for id := uint64(1); id <= info.maxID && uint64(len(s.Devices)) < info.numDevices; id++ {
 		dev := devInfoArgs{devID: id}
 		err := ioctl(fd, iocDevInfo, unsafe.Pointer(&dev))
@@ -130,4 +129,8 @@ func loopFile(dev string) string {
 		return ""
 	}
 	return strings.TrimSuffix(string(b), "\n")
+}
+
+func uuidString(u [16]byte) string {
+	return fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
 }

@@ -4,6 +4,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
+	"strconv"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -113,6 +116,49 @@ func Usage(path string) (uint64, error) {
 		return err
 	})
 	return used, err
+}
+
+// Occupied returns the bytes that the files of the subvolume path take, by a walk over its inodes: what du(1) says. What only
+// snapshots still hold is not in it, nor are names and attributes. Data that was written and not yet flushed counts.
+func Occupied(path string) (used uint64, err error) {
+	err = withSubvolume("get usage of", path, func(fd int) error {
+		used, err = walkUsage(fd)
+		return err
+	})
+	return used, err
+}
+
+// Charged returns what the quota group of the subvolume path stands at, which SetLimit limits: with simple quotas
+// what the subvolume allocated since they are on and nothing has freed yet, snapshots included. It is cheap. ErrNoQuota where quotas are off.
+//
+// Where sysfs has it, it is what the kernel knows now; else as of the last commit.
+func Charged(path string) (charged uint64, err error) {
+	err = withSubvolume("get quota of", path, func(fd int) error {
+		info, err := subvolInfo(fd)
+		if err != nil {
+			return err
+		}
+		var fs fsInfoArgs
+		if err := ioctl(fd, iocFSInfo, unsafe.Pointer(&fs)); err != nil {
+			return err
+		}
+		b, err := os.ReadFile(fmt.Sprintf("/sys/fs/btrfs/%s/qgroups/0_%d/referenced", uuidString(fs.fsid), info.treeID))
+		if err == nil {
+			charged, err = strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
+			return err
+		}
+		if mode, err := quotaState(fd); err != nil {
+			return err
+		} else if mode == quotaOff {
+			return ErrNoQuota
+		}
+		item, ok, err := searchOne(fd, quotaTree, 0, qgroupInfoKey, info.treeID)
+		if err == nil && ok && len(item) >= 16 {
+			charged = binary.LittleEndian.Uint64(item[8:])
+		}
+		return err
+	})
+	return charged, err
 }
 
 type quotaInfo struct {

@@ -66,6 +66,10 @@ func inspectVolume(w io.Writer, v volume.Info) {
 	}
 	line("Upload", v.UploadPhase)
 	line("Upload failed", v.UploadError)
+	if v.SizeUsed > 0 {
+		line("Of its limit", humanize.IBytes(v.SizeUsed))
+	}
+	line("Limit is soft", v.SizeSoft)
 	line("Left out", v.LeftOut)
 	line("Divergent", strings.Join(v.Divergent, ", "))
 	for _, k := range slices.Sorted(maps.Keys(v.Options)) {

@@ -30,7 +30,7 @@
 // write even if it is privileged; chown(-1, -1) leaves these bits. operations in ops.go lists every request of the protocol.
 //
 // The limit of Options.Limit holds for what passes this process. Handles that were passed through to
-// a writer before the volume was nearly full write on; a quota of the pool has to stand behind it.
+// a writer before the volume was nearly full write on; a quota of the pool has to stand behind it, and gives them EDQUOT, which is ENOSPC to those who come by here.
 //
 // # Concurrency
 //

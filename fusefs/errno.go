@@ -6,6 +6,7 @@ import (
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 )
 
 // What a Residency wraps with %w so that an application gets the errno that the table below says.
@@ -35,6 +36,7 @@ var errnoTable = []struct {
 	{ErrRemote, syscall.EIO, true},
 	{ErrInterrupted, syscall.EINTR, false},
 	{ErrNoSpace, syscall.ENOSPC, false},
+	{unix.EDQUOT, syscall.ENOSPC, false}, // the quota behind the volume's limit
 	{ErrFenced, syscall.EROFS, false},
 	{context.Canceled, syscall.EINTR, false},
 	{context.DeadlineExceeded, syscall.EIO, true},

@@ -58,7 +58,7 @@ func (f *FS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint3
 			})
 		})
 	}
-	err = f.aroundWrite(c, n, in.Offset, uint64(len(data)), do)
+	err = f.again(func() error { return f.aroundWrite(c, n, in.Offset, uint64(len(data)), do) })
 	if written > 0 {
 		err = nil // the rest is for the next write to fail on
 	}
@@ -195,7 +195,7 @@ func (f *FS) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fuse.Status
 	r := n.remote()
 	switch {
 	case r == nil:
-		err = do()
+		err = f.again(do)
 	case in.Mode&(unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_ZERO_RANGE) != 0:
 		err = r.Punch(c, in.Offset, in.Length, do)
 	default:

@@ -25,7 +25,7 @@ import (
 // passthrough the pages are given back, as nobody reads them any more.
 
 // nearlyFull is the free space below which a volume with a limit gives no new
-// passthrough to writers: the kernel would write past the limit without asking.
+// passthrough to writers: the kernel would meet the quota without asking, where we can measure anew and write again.
 const nearlyFull = 64 << 20
 
 // enterMode decides on the mode of h, a new handle with the open(2) flags, and sets out.
@@ -100,7 +100,8 @@ func (f *FS) mayPass(n *node, write bool, flags uint32) bool {
 	if !write {
 		return true
 	}
-	if free, limited := f.free(); limited && free < nearlyFull {
+	// While something is still to be fetched no quota stands behind the limit: all writes have to come by here.
+	if free, limited := f.free(); limited && (free < nearlyFull || !f.res.Complete()) {
 		return false
 	}
 	// Each write of such a handle is an fsync, which the Residency has to see as long as it fills directories.

@@ -22,6 +22,12 @@ type Options struct {
 	// asked at each statfs, creation and growing write, so it has to be cheap.
 	// nil, or a total of 0: the limits of the pool.
 	Limit func() (total, used uint64)
+	// Grew is told of each write, that has begun, how many bytes it may add to
+	// what Limit answers. nil: nobody.
+	Grew func(bytes uint64)
+	// Measure is asked, before an operation is refused for lack of room, to find out anew what
+	// Limit answers, and to give what room there is; it may take as long as du(1). nil: what Limit says counts.
+	Measure func()
 	// Timeouts say how long the kernel may keep what we told it.
 	Timeouts Timeouts
 	// Observe is told the name and the time of each operation, after it. nil: nobody.

@@ -1,6 +1,8 @@
 package fusefs
 
 import (
+	"errors"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
@@ -24,25 +26,53 @@ func (f *FS) free() (free uint64, limited bool) {
 // data that is there needs no room.
 func (f *FS) room(fd int, off, n uint64) error {
 	free, limited := f.free()
-	if !limited || n <= free {
+	if !limited {
 		return nil
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return err
-	}
-	if off+n <= uint64(st.Size) {
-		hole, err := unix.Seek(fd, int64(off), unix.SEEK_HOLE)
-		if err == nil && uint64(hole) >= off+n {
-			return nil
+	if n > free && !f.overwrites(fd, off, n) {
+		if f.opt.Measure == nil {
+			return ErrNoSpace
+		}
+		f.opt.Measure()
+		if free, _ = f.free(); n > free {
+			return ErrNoSpace
 		}
 	}
-	return ErrNoSpace
+	if f.opt.Grew != nil && !f.overwrites(fd, off, n) {
+		f.opt.Grew(n)
+	}
+	return nil
+}
+
+// overwrites reports whether all of [off, off+n) of fd is data already.
+func (f *FS) overwrites(fd int, off, n uint64) bool {
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil || off+n > uint64(st.Size) {
+		return false
+	}
+	hole, err := unix.Seek(fd, int64(off), unix.SEEK_HOLE)
+	return err == nil && uint64(hole) >= off+n
+}
+
+// again runs do, the system call of an operation that takes room, and once more where the pool's quota refused it and a fresh
+// measurement may have moved the quota.
+func (f *FS) again(do func() error) error {
+	err := do()
+	if errors.Is(err, unix.EDQUOT) && f.opt.Measure != nil {
+		f.opt.Measure()
+		err = do()
+	}
+	return err
 }
 
 // roomForInode returns ErrNoSpace where the volume is full.
 func (f *FS) roomForInode() error {
-	if free, limited := f.free(); limited && free == 0 {
+	free, limited := f.free()
+	if limited && free == 0 && f.opt.Measure != nil {
+		f.opt.Measure()
+		free, _ = f.free()
+	}
+	if limited && free == 0 {
 		return ErrNoSpace
 	}
 	return nil

@@ -70,9 +70,6 @@ func (m *Manager) serveDirect(v *vol, l *live, quota bool) (why string) {
 func (l *live) settle(b *bind) {
 	l.fs, l.how = b, mountDirect
 	close(l.done)
-	if l.cancel == nil {
-		l.cancel = func() {}
-	}
 }
 
 // adopt takes over the direct mount of a daemon before this one, in which
@@ -124,6 +121,9 @@ func (m *Manager) openBound(v *vol, path string) (*live, error) {
 	if err != nil {
 		return nil, errors.Join(err, tree.Close())
 	}
+	run, cancel := context.WithCancel(m.life)
+	l.cancel = cancel
+	l.limit(run, v, m.log.With().Str("volume", v.name).Logger())
 	l.settle(&bind{tree: tree, path: path})
 	return l, nil
 }

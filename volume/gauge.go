@@ -2,6 +2,8 @@ package volume
 
 import (
 	"context"
+	"errors"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -10,49 +12,201 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// usageEvery is how old the answer to "how full is it" may be.
-const usageEvery = 5 * time.Second
+const (
+	// looksEvery is how often a volume with a limit is looked at; a look reads a number or two.
+	looksEvery = 250 * time.Millisecond
+	// usageEvery is how old the answer to "how full is it" may be, where somebody asks.
+	usageEvery = 5 * time.Second
+	// freedMuch is by how much less a quota group stands before the limit is set anew.
+	freedMuch = 1 << 20
+	minMargin = 4 << 20
+	maxMargin = 64 << 20
+)
 
-// gauge knows how full a volume with a limit is. It is asked at every write
-// that grows a file, so it answers with what was measured last: a volume may get past its
-// limit by what is written in between, and by what the kernel writes to files that are open in passthrough mode.
+// gauge holds a volume to its size.
+//
+// The limit is one on what the files of the volume take (du), and on nothing else: what only snapshots still hold
+// does not count. The pool's simple quotas count otherwise: all that the subvolume allocated and nothing has freed, its
+// snapshots included. So the quota is a moving one: measure finds what the files take and what is charged, and lets
+// the subvolume allocate as much more as is free (quotaFor). Nobody gets past that, neither open passthrough handles nor mappings nor a direct
+// mount. run measures again before what was allowed is used up by rewriting what snapshots hold, and when something was freed.
+//
+// While a volume is being fetched there is no quota, for fetching must not meet it: then FUSE passes no writer through, and asks limit for each write. What is
+// still to come counts as if it were here.
 type gauge struct {
-	path  string
-	total uint64
-	log   zerolog.Logger
-	used  atomic.Uint64
-	asked atomic.Bool // since the last measurement
+	path   string
+	total  uint64
+	log    zerolog.Logger
+	remote func() (bytes uint64, complete bool) // what is still to be fetched
+
+	used  atomic.Uint64 // as measured
+	since atomic.Uint64 // what writes may have added since, at most
+	asked atomic.Bool   // since the last measurement
+
+	mu      sync.Mutex // one measurement at a time; guards all below
+	soft    string     // why no quota stands behind the limit; empty: one does
+	charged uint64     // at the last measurement
+	quota   uint64     // what may be charged
+	last    time.Time  // end of the last measurement
+	took    time.Duration
 }
 
 // limit is what fusefs.Options.Limit wants. It takes no lock.
 func (g *gauge) limit() (total, used uint64) {
 	g.asked.Store(true)
-	return g.total, g.used.Load()
+	return g.total, g.used.Load() + g.since.Load()
 }
 
-// run measures again while somebody asks, until ctx ends. Where measuring is a
-// walk over many files it is done less often: a twentieth of the time at most.
+// grew is fusefs.Options.Grew.
+func (g *gauge) grew(n uint64) { g.since.Add(n) }
+
+// again is fusefs.Options.Measure. Who fills a volume to the brim asks at each write: it is measured
+// a twentieth of the time, or every few seconds.
+func (g *gauge) again() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if time.Since(g.last) >= min(20*g.took, usageEvery) {
+		g.measureLocked()
+	}
+}
+
+// status is for Info.
+func (g *gauge) status() (used uint64, soft string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.used.Load() + g.since.Load(), g.soft
+}
+
+// isHard reports whether the pool itself holds the limit; so does none.
+func (g *gauge) isHard() bool {
+	if g == nil {
+		return true
+	}
+	_, soft := g.status()
+	return soft == ""
+}
+
+// run looks again and again until ctx ends. Where measuring is a walk over many
+// files it is done less often: a twentieth of the time at most, but where the quota is nearly used up.
 func (g *gauge) run(ctx context.Context) {
-	wait := usageEvery
+	tick := time.NewTicker(looksEvery)
+	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(wait):
-			if g.asked.Swap(false) {
-				start := time.Now()
-				g.measure()
-				wait = max(usageEvery, 20*time.Since(start))
+		case <-tick.C:
+			g.mu.Lock()
+			if g.dueLocked() {
+				g.measureLocked()
 			}
+			g.mu.Unlock()
 		}
 	}
 }
 
+func (g *gauge) dueLocked() bool {
+	age := time.Since(g.last)
+	if age >= max(usageEvery, 20*g.took) && g.asked.Load() {
+		return true
+	}
+	if age < 2*g.took {
+		return false
+	}
+	_, complete := g.remote()
+	if !complete {
+		return false
+	}
+	if g.quota == 0 {
+		return g.soft == softFetching // everything has come
+	}
+	now, err := backing.Charged(g.path)
+	return err == nil && quotaIsDue(g.charged, g.quota, now)
+}
+
+// quotaIsDue reports whether a quota that was set when charged was charged has to be set anew now: half of what it
+// allowed is used up, or so much was freed that it allows too much. It is a pure function.
+func quotaIsDue(charged, quota, now uint64) bool {
+	if now < charged {
+		return charged-now >= freedMuch
+	}
+	return now > charged && now-charged >= (quota-min(quota, charged))/2
+}
+
+// quotaFor returns how much may be charged to a subvolume of which the files take used, so that they take no more than total. What it holds
+// over its limit it may keep. It is a pure function.
+//
+// BTRFS writes anew what is overwritten, and its trees with it, before it frees what was there: without some room for that a full volume could not
+// even be changed in place. So much may a volume get past its size where nobody asks us.
+func quotaFor(total, used, charged uint64) uint64 {
+	return charged + total - min(used, total) + min(max(total/64, minMargin), maxMargin)
+}
+
+const softFetching = "not everything is here yet: files are not passed through to writers until it is"
+
 func (g *gauge) measure() {
-	n, err := backing.Usage(g.path)
-	if err != nil {
-		g.log.Warn().Err(err).Str("op", "usage").Msg("cannot tell how full the volume is")
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.measureLocked()
+}
+
+// measureLocked finds out how full the volume is, and sets the quota.
+//
+// What is flushed first is not counted twice, as data on its way to the disk would be. Of the readings of the quota
+// group before and after the walk the lower counts: what is freed meanwhile must not be allowed once more.
+func (g *gauge) measureLocked() {
+	start := time.Now()
+	defer func() { g.last, g.took = time.Now(), time.Since(start) }()
+	g.asked.Store(false)
+	remote, complete := g.remote()
+	counted := g.since.Load()
+	var before uint64
+	var err error
+	if complete {
+		if err = g.enable(); err == nil {
+			before, err = backing.Charged(g.path)
+		}
+		g.setSoftLocked(err)
+	} else {
+		g.soft = softFetching
+	}
+	n, werr := backing.Occupied(g.path)
+	if werr != nil {
+		g.log.Warn().Err(werr).Str("op", "usage").Msg("cannot tell how full the volume is")
 		return
 	}
-	g.used.Store(n)
+	g.used.Store(n + remote)
+	g.since.Add(-counted) // the walk has seen these
+	if !complete || err != nil {
+		return
+	}
+	after, err := backing.Charged(g.path)
+	if err == nil {
+		g.charged = min(before, after)
+		g.quota = quotaFor(g.total, n, g.charged)
+		err = backing.SetLimit(g.path, g.quota)
+	}
+	g.setSoftLocked(err)
+}
+
+// enable turns the pool's quotas on, without a limit yet on a subvolume that has none, and flushes.
+func (g *gauge) enable() error {
+	if _, err := backing.Charged(g.path); errors.Is(err, backing.ErrNoQuota) {
+		if err := backing.SetLimit(g.path, maxSize); err != nil {
+			return err
+		}
+	}
+	return backing.SyncFS(g.path)
+}
+
+// setSoftLocked notes whether the quota could be had, and logs it once.
+func (g *gauge) setSoftLocked(err error) {
+	if err == nil {
+		g.soft = ""
+		return
+	}
+	if g.soft == "" || g.soft == softFetching {
+		g.log.Warn().Err(err).Str("op", "size").Msg("the pool cannot hold the volume's limit: writes that are passed through may get past it")
+	}
+	g.soft, g.quota = err.Error(), 0
 }

@@ -47,6 +47,8 @@ type Info struct {
 	Mountpoint     string            `json:"mountpoint"`                   // empty: not mounted
 	Mount          string            `json:"mount,omitempty"`              // fuse or direct; empty: not mounted
 	MountWhy       string            `json:"mount_why,omitempty"`          // why it is fuse although the option says direct
+	SizeUsed       uint64            `json:"size_used,omitempty"`          // bytes that count against the option size
+	SizeSoft       string            `json:"size_soft,omitempty"`          // why the limit is not held by the pool, where it is not
 	LeftOut        string            `json:"left_out,omitempty"`           // what of a direct mount no snapshot holds
 	Options        map[string]string `json:"options"`                      // effective; no key
 	Created        time.Time         `json:"created"`

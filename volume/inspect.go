@@ -66,6 +66,9 @@ func (v *vol) info() Info {
 // fill adds what a mounted volume says of itself.
 func (i *Info) fill(l *live) {
 	i.Mountpoint, i.Mount, i.MountWhy = l.path, l.how, l.why
+	if l.size != nil {
+		i.SizeUsed, i.SizeSoft = l.size.status()
+	}
 	s := l.lazy.Status()
 	i.BytesRemote, i.FilesRemote = s.BytesRemote, s.FilesRemote
 	if !s.Complete { // of a complete volume it knows no totals any more

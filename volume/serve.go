@@ -12,6 +12,7 @@ import (
 	"fractal-lazy/fusefs"
 	"fractal-lazy/lazy"
 
+	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,6 +21,7 @@ type live struct {
 	tree   *backing.Tree
 	lazy   *lazy.Tree
 	fs     front
+	size   *gauge // nil: no limit
 	how    string // mountFUSE or mountDirect
 	why    string // why it is FUSE although the option says direct
 	path   string
@@ -53,8 +55,11 @@ func (m *Manager) serve(ctx context.Context, v *vol) (_ *live, err error) {
 	if err != nil {
 		return nil, err
 	}
+	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	l.cancel = cancel
+	l.limit(run, v, log)
 	if v.set.direct {
-		if l.why = m.serveDirect(v, l, false); l.why == "" {
+		if l.why = m.serveDirect(v, l, l.size.isHard()); l.why == "" {
 			return l, nil
 		}
 		log.Warn().Str("op", "mount").Str("why", l.why).Msg("mounted by FUSE although the option says direct")
@@ -63,13 +68,8 @@ func (m *Manager) serve(ctx context.Context, v *vol) (_ *live, err error) {
 	if f := m.figures(v); f != nil {
 		opt.Observe = f.Op
 	}
-	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	l.cancel = cancel
-	if v.set.size > 0 {
-		g := &gauge{path: v.data(), total: v.set.size, log: log}
-		g.measure()
-		l.wg.Go(func() { g.run(run) })
-		opt.Limit = g.limit
+	if l.size != nil {
+		opt.Limit, opt.Grew, opt.Measure = l.size.limit, l.size.grew, l.size.again
 	}
 	fs, err := fusefs.Mount(l.tree, l.lazy, l.path, opt)
 	if err != nil {
@@ -85,6 +85,19 @@ func (m *Manager) serve(ctx context.Context, v *vol) (_ *live, err error) {
 		}
 	})
 	return l, nil
+}
+
+// limit begins to hold the volume to its size, where it has one. It runs until ctx ends.
+func (l *live) limit(ctx context.Context, v *vol, log zerolog.Logger) {
+	if v.set.size == 0 || v.isView() {
+		return
+	}
+	l.size = &gauge{path: v.data(), total: v.set.size, log: log, remote: func() (uint64, bool) {
+		s := l.lazy.Status()
+		return s.BytesRemote, s.Complete
+	}}
+	l.size.measure()
+	l.wg.Go(func() { l.size.run(ctx) })
 }
 
 // mountFolder makes the mount point, and clears away what a dead daemon left on it.
