@@ -11,6 +11,9 @@ import (
 
 const mib = 1 << 20
 
+// onTheWay is what the quota may have let through while it was set anew beside a writer: 3 MiB were seen on a machine with ten times the load that it bears.
+const onTheWay = 8 << 20
+
 func TestQuotaFor(t *testing.T) {
 	for _, c := range []struct{ total, used, charged, want uint64 }{
 		{16 * mib, 0, 0, 20 * mib},
@@ -133,7 +136,7 @@ except OSError as e: print(errno.errorcode[e.errno])
 				if name != "mmap" && got != "EDQUOT" && got != "ENOSPC" || got == "all written" {
 					t.Fatalf("256 MiB into 96: %q", got)
 				}
-				a.within("db", 96*mib+minMargin)
+				a.within("db", 96*mib+minMargin+onTheWay)
 				a.unmount("db", "1")
 			})
 		}
@@ -184,7 +187,7 @@ for n in range(20):
 	if got := fill(t, writeOn, dir+"/g", "128"); got != "EDQUOT" {
 		t.Fatalf("%q", got)
 	}
-	a.within("db", 64*mib+minMargin)
+	a.within("db", 64*mib+minMargin+onTheWay)
 	a.unmount("db", "1")
 }
 
