@@ -53,6 +53,9 @@ func inspectVolume(w io.Writer, v volume.Info) {
 	}
 	line("Size", fmt.Sprintf("%s in %d files", humanize.IBytes(v.BytesTotal), v.FilesTotal))
 	line("Remote", fmt.Sprintf("%s in %d files", humanize.IBytes(v.BytesRemote), v.FilesRemote))
+	if v.BytesTaken > 0 {
+		line("From here", humanize.IBytes(v.BytesTaken)+" taken from older snapshots on this machine, "+humanize.IBytes(v.BytesFetched)+" fetched")
+	}
 	if v.Rate > 0 {
 		line("Fetching", fmt.Sprintf("%s/s, %s left", humanize.IBytes(uint64(v.Rate)), time.Duration(v.ETASeconds*float64(time.Second)).Round(time.Second)))
 	}

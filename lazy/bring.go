@@ -72,7 +72,7 @@ func (f *file) bringWindow(ctx context.Context, w wire.Window) error {
 	if err != nil {
 		return err
 	}
-	if len(missing) > 0 {
+	if len(missing) > 0 && !f.bringLocal(ctx, w, missing) {
 		data, err := f.t.fetch.data(ctx, w.Block, f.content.Data <= wire.MaxPacked)
 		if err != nil {
 			return err

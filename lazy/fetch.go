@@ -62,6 +62,7 @@ type fetcher struct {
 	limit  *rate.Limiter // of background bytes
 	cache  *lru.Cache[cid.Cid, []byte]
 	told   func(Event, time.Duration) // nil: nobody; set before the first fetch
+	nodes  snapshot.Getter            // on this machine; nil: none
 
 	mu       sync.Mutex
 	calls    map[cid.Cid]*call
@@ -154,6 +155,11 @@ func (f *fetcher) data(ctx context.Context, c cid.Cid, keep bool) ([]byte, error
 // at the priority of ctx. The fetch itself runs on the volume's context: it
 // outlives a reader who gives up.
 func (f *fetcher) Get(ctx context.Context, c cid.Cid) ([]byte, error) {
+	if f.nodes != nil && c.Prefix().Codec == store.DagCBOR {
+		if b, err := f.nodes.Get(ctx, c); err == nil {
+			return b, nil
+		}
+	}
 	u := urgencyOf(ctx)
 	k, shared := f.join(c, u.p)
 	if shared {

@@ -40,6 +40,14 @@ type file struct {
 	m  *mark.File
 
 	follow sequential
+
+	// origins are the file's counterparts in older states of the volume that are here. Closed with fd.
+	origins struct {
+		mu       sync.RWMutex // shared by who reads from them
+		tried    bool
+		complete bool // nothing more is to be found
+		list     []origin
+	}
 }
 
 // File implements fusefs.Residency.
@@ -137,6 +145,10 @@ func (f *file) Close() {
 }
 
 func (f *file) closeFD() {
+	f.origins.mu.Lock()
+	closeOrigins(f.origins.list)
+	f.origins.list, f.origins.complete = nil, true
+	f.origins.mu.Unlock()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.fd >= 0 {

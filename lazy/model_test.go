@@ -85,7 +85,11 @@ func TestFile_RandomOperationsReadAsTheModel(t *testing.T) {
 		i := rapid.IntRange(0, files-1).Draw(rt, "file")
 		m := &model{p: bytes.Clone(content[i])}
 		limit := len(m.p) + 100_000
-		v := w.open(dst, lazy.Options{Prefetch: lazy.PrefetchNone})
+		opt := lazy.Options{Prefetch: lazy.PrefetchNone}
+		if rapid.Bool().Draw(rt, "an old state is here") {
+			opt.Nodes, opt.Sources = nodesOf{w.blocks}, []lazy.Source{w.source(r)}
+		}
+		v := w.open(dst, opt)
 		h := v.openFile(fmt.Sprintf("f%d", i))
 		defer func() { h.close(); v.close() }()
 		seed := uint64(0)
@@ -139,7 +143,7 @@ func TestFile_RandomOperationsReadAsTheModel(t *testing.T) {
 			"reopen": func(rt *rapid.T) {
 				h.close()
 				v.close()
-				v = w.open(dst, lazy.Options{Prefetch: lazy.PrefetchNone})
+				v = w.open(dst, opt)
 				h = v.openFile(fmt.Sprintf("f%d", i))
 			},
 			"hydrate": func(rt *rapid.T) {

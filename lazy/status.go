@@ -16,6 +16,7 @@ type Status struct {
 	FilesTotal   uint64
 	FilesRemote  uint64
 	BytesFetched uint64        // sealed bytes that came over the network since the Tree was opened
+	BytesTaken   uint64        // of content that came from older states on this machine since then
 	Rate         float64       // content bytes a second, over the last seconds
 	ETA          time.Duration // 0: unknown, or done
 	StalledSince time.Time     // zero: blocks arrive, or none are wanted
@@ -26,7 +27,7 @@ type Status struct {
 // Status returns the present figures, from memory.
 func (t *Tree) Status() Status {
 	s := t.count.status(time.Now())
-	s.Complete = t.complete.Load()
+	s.Complete, s.BytesTaken = t.complete.Load(), t.taken.Load()
 	f := t.fetch
 	f.mu.Lock()
 	s.BytesFetched, s.Paused = f.bytes, f.paused

@@ -22,10 +22,12 @@ import (
 // Options of a Tree. The zero value waits for blocks for ever and brings
 // everything, as fast as it comes.
 type Options struct {
-	FetchTimeout time.Duration // a reader gets EIO after this long without its block; 0: waits
-	Prefetch     Prefetch      // empty: PrefetchAll
-	Rate         uint64        // bytes a second of background fetching; 0: no limit
-	Volume       string        // its name, for logs and errors
+	FetchTimeout time.Duration   // a reader gets EIO after this long without its block; 0: waits
+	Prefetch     Prefetch        // empty: PrefetchAll
+	Rate         uint64          // bytes a second of background fetching; 0: no limit
+	Nodes        snapshot.Getter // nodes of trees that are on this machine; asked before the store; nil: none
+	Sources      []Source        // older states of the volume on this machine, the best first
+	Volume       string          // its name, for logs and errors
 	Log          zerolog.Logger
 	// Observe is told of each event that has to do with fetching, and must not block; nil: nobody.
 	Observe func(e Event, took time.Duration)
@@ -42,6 +44,9 @@ type Tree struct {
 	commit *committer
 	finish *finisher
 	hidden int // descriptor of the hidden folder; -1: there is none
+
+	sources []*source     // set by Open
+	taken   atomic.Uint64 // bytes of content that came from them
 
 	complete atomic.Bool // nothing is remote; set once
 	filled   atomic.Bool // every directory is filled; set once
@@ -90,14 +95,28 @@ func Open(ctx context.Context, bt *backing.Tree, st store.Store, s *seal.Sealer,
 	t.ctx, t.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	t.fetch = newFetcher(st, s, opt.Volume, opt.Rate, opt.Log)
 	t.fetch.told = opt.Observe
+	t.fetch.nodes = opt.Nodes
 	t.reader = snapshot.NewReader(t.fetch, s)
 	t.reader.Observe = t.fetch.observeIndex
 	t.commit = newCommitter(bt.RootFD())
 	t.finish = newFinisher(t)
 	if m != nil {
 		t.count.open(m)
+		t.openSources()
 	}
 	return t, nil
+}
+
+// openSources opens what can be used of the sources; what cannot is fetched.
+func (t *Tree) openSources() {
+	for _, s := range t.opt.Sources {
+		o, err := t.openSource(s)
+		if err != nil {
+			t.opt.Log.Warn().Err(err).Str("volume", t.opt.Volume).Str("op", "open").Msg("an old snapshot here is not used")
+			continue
+		}
+		t.sources = append(t.sources, o)
+	}
 }
 
 // Close ends all fetching and waits for it. Files of the Tree may still be
@@ -116,6 +135,9 @@ func (t *Tree) Close() error {
 	}
 	t.files = map[uint64]*file{}
 	t.mu.Unlock()
+	for _, s := range t.sources {
+		err = errors.Join(err, s.tree.Close())
+	}
 	if t.hidden >= 0 {
 		err = errors.Join(err, unix.Close(t.hidden))
 		t.hidden = -1

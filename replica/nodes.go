@@ -25,6 +25,24 @@ const (
 	nodeTouch = time.Hour // how stale the time of a node's last use may be
 )
 
+// CachedNodes reads the cache that a Publisher keeps in the folder Dir, and nothing else: a node that is not there is store.ErrNotFound.
+type CachedNodes struct{ Dir string }
+
+var _ snapshot.Getter = CachedNodes{}
+
+// Get implements snapshot.Getter. What it returns matches its CID.
+func (n CachedNodes) Get(_ context.Context, c cid.Cid) ([]byte, error) {
+	cache := nodes{dir: n.Dir}
+	if !cache.caches(c) {
+		return nil, store.ErrNotFound
+	}
+	data, err := readNode(cache.path(c))
+	if err != nil || store.Verify(c, data) != nil {
+		return nil, store.ErrNotFound
+	}
+	return data, nil
+}
+
 // nodes is a getter with a cache of tree nodes (dag-cbor blocks, sealed as they are everywhere) in a folder: a file each, named by
 // its CID, in folders by the CID's last two characters. The walk of a base reads all of its nodes, every time.
 //

@@ -27,9 +27,10 @@ type Info struct {
 	BytesRemote    uint64            `json:"bytes_remote"`
 	FilesTotal     uint64            `json:"files_total"`
 	FilesRemote    uint64            `json:"files_remote"`
-	BytesFetched   uint64            `json:"bytes_fetched"`
-	Rate           float64           `json:"rate"`        // bytes a second
-	ETASeconds     float64           `json:"eta_seconds"` // 0: unknown or done
+	BytesFetched   uint64            `json:"bytes_fetched"`         // over the network since the mount, sealed
+	BytesTaken     uint64            `json:"bytes_taken,omitempty"` // of content, from older snapshots on this machine, since the mount
+	Rate           float64           `json:"rate"`                  // bytes a second
+	ETASeconds     float64           `json:"eta_seconds"`           // 0: unknown or done
 	StalledSince   *time.Time        `json:"stalled_since"`
 	StalledWhy     string            `json:"stalled_why,omitempty"`
 	Paused         bool              `json:"paused"`

@@ -74,7 +74,7 @@ func (i *Info) fill(l *live) {
 	if !s.Complete { // of a complete volume it knows no totals any more
 		i.BytesTotal, i.FilesTotal = s.BytesTotal, s.FilesTotal
 	}
-	i.BytesFetched, i.Rate, i.ETASeconds = s.BytesFetched, s.Rate, s.ETA.Seconds()
+	i.BytesFetched, i.BytesTaken, i.Rate, i.ETASeconds = s.BytesFetched, s.BytesTaken, s.Rate, s.ETA.Seconds()
 	i.StalledWhy, i.Paused = s.StalledWhy, s.Paused
 	if !s.StalledSince.IsZero() {
 		t := s.StalledSince

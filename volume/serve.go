@@ -51,6 +51,7 @@ func (m *Manager) serve(ctx context.Context, v *vol) (_ *live, err error) {
 	}
 	l.lazy, err = lazy.Open(ctx, l.tree, m.storeOf(v), sealer, lazy.Options{
 		FetchTimeout: v.set.fetchTimeout, Prefetch: prefetch, Volume: v.name, Log: log, Observe: m.observeFetches(v),
+		Nodes: m.nodeCache(), Sources: m.sources(v),
 	})
 	if err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"fractal-lazy/backing"
@@ -153,10 +154,22 @@ func (m *Manager) finishSwap(v *vol) error {
 		}
 	}
 	var useless []string
+	outlived, err := m.outlived(v, r)
+	if err != nil {
+		return err
+	}
 	err = v.update(func(r *record) {
-		// What was kept holds all that these hold: it grew out of them.
-		for _, s := range r.Snapshots {
-			superseded := s.Kind == kindPending || s.Kind == kindBase || s.Kind == kindOld && w.Kind == kindOld ||
+		// What was kept holds all that these hold: it grew out of them. But where it is divergent, the base says more: it is just what
+		// was published, so what the new data has in common with it need not be fetched.
+		for i := range r.Snapshots {
+			s := &r.Snapshots[i]
+			if s.Kind == kindBase && w.Kind == kindDivergent && r.Base != nil && r.Base.Local == s.ID {
+				b := *r.Base
+				b.Local = ""
+				s.Kind, s.Published = kindOld, &b
+				continue
+			}
+			superseded := s.Kind == kindPending || s.Kind == kindBase || slices.Contains(outlived, s.ID) ||
 				r.Fence != nil && s.ID == r.Fence.Snapshot
 			if superseded && w.Keep != "" {
 				useless = append(useless, s.ID)
@@ -196,4 +209,38 @@ func (m *Manager) finishSwap(v *vol) error {
 		}
 	}
 	return nil
+}
+
+// maxOld bounds the old snapshots that are kept beside a newer one.
+const maxOld = 2
+
+// outlived lists the old snapshots that a swap makes useless: all that there are, once there is a newer one that is whole. One that is half
+// fetched may lack what an older one still has, and the new data can take from both.
+func (m *Manager) outlived(v *vol, r *record) (ids []string, err error) {
+	newer := ""
+	switch {
+	case r.Swap.Kind == kindOld:
+		newer = r.Swap.Keep
+	case r.Swap.Kind == kindDivergent && r.Base != nil:
+		newer = r.Base.Local
+	}
+	if newer == "" || !v.has(v.snap(newer)) {
+		return nil, nil
+	}
+	remote, err := lazy.Remote(v.snap(newer))
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range r.Snapshots {
+		if s.Kind == kindOld && s.ID != newer {
+			ids = append(ids, s.ID)
+		}
+	}
+	if remote.Defined() && len(ids) < maxOld {
+		return nil, nil
+	}
+	if remote.Defined() {
+		ids = ids[:len(ids)-maxOld+1] // they ascend by time
+	}
+	return ids, nil
 }
