@@ -26,7 +26,22 @@ type answer struct {
 var errNoHive = errors.New("no Hive is configured; give one with --hive URL or FRACTAL_HIVE")
 
 // ask asks the Hive for the writer, and for the newest manifest where withLatest is set.
+//
+// An upload of this machine may end between the question and what the answer is held against: an answer from before it would look like an older
+// snapshot than one already seen. So then it asks again.
 func (m *Manager) ask(ctx context.Context, v *vol, withLatest bool) (a answer) {
+	for range 3 {
+		before := v.record().Seen
+		a = m.askOnce(ctx, v, withLatest)
+		after := v.record().Seen
+		if after == before || after != nil && before != nil && *after == *before {
+			break
+		}
+	}
+	return a
+}
+
+func (m *Manager) askOnce(ctx context.Context, v *vol, withLatest bool) (a answer) {
 	if m.d.Hive == nil {
 		return answer{err: errNoHive}
 	}
