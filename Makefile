@@ -110,7 +110,7 @@ crash: deps
 crash-short: deps
 	$(GO) run -tags crashtest ./tests/crash -images 200
 
-## posix: pjdfstest, xfstests and fsx on mounts of ours, beside plain BTRFS (PJDFSTEST=DIR XFSTESTS=DIR; about 2 hours; docs/POSIX.md)
+## posix: pjdfstest, xfstests and fsx on mounts of ours, beside plain BTRFS (PJDFSTEST=DIR XFSTESTS=DIR; about 2 hours; POSIX="-tests generic/013 -only chmod -ops 4000" for less; docs/POSIX.md)
 posix:
 	@[ -x "$(PJDFSTEST)/pjdfstest" ] && [ -x "$(XFSTESTS)/ltp/fsx" ] || { \
 		echo "make posix runs suites that are no part of this repository. It needs a checkout of each, built as its README says:"; \
@@ -121,7 +121,7 @@ posix:
 	@$(MAKE) --no-print-directory deps
 	@mkdir -p build
 	$(GO) build -o build/posix ./tests/posix
-	nice -n 10 build/posix -pjdfstest "$(PJDFSTEST)" -xfstests "$(XFSTESTS)" -ops 1000000
+	nice -n 10 build/posix -pjdfstest "$(PJDFSTEST)" -xfstests "$(XFSTESTS)" -ops 1000000 $(POSIX)
 
 ## fuzz: every fuzz target for FUZZTIME
 fuzz:

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -180,10 +181,9 @@ func (x *fsx) span(limit, longest int) (off, n int) {
 const longest = 64 << 10
 
 func (x *fsx) noise(n int) []byte {
+	var key [32]byte
+	binary.LittleEndian.PutUint64(key[:], x.r.Uint64())
 	p := make([]byte, n)
-	seed := x.r.Uint64()
-	for i := range p {
-		p[i] = byte(seed>>(i%8*8)) + byte(i>>3)
-	}
+	_, _ = rand.NewChaCha8(key).Read(p)
 	return p
 }

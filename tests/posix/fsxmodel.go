@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"math/rand/v2"
 	"os"
 )
@@ -74,15 +75,17 @@ func (m *model) write(off int, p []byte) {
 }
 
 func (m *model) zero(off, n int) {
-	for i := off; i < min(off+n, len(m.p)); i++ {
-		m.p[i] = 0
-	}
+	clear(m.at(off, n))
 }
 
 // at returns [off, off+n) as far as the file goes.
 func (m *model) at(off, n int) []byte { return m.p[min(off, len(m.p)):min(off+n, len(m.p))] }
 
+// differs returns the first byte in which the two differ, -1 for none.
 func differs(got, want []byte) int {
+	if bytes.Equal(got, want) {
+		return -1
+	}
 	for i := range min(len(got), len(want)) {
 		if got[i] != want[i] {
 			return i
