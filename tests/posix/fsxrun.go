@@ -62,7 +62,7 @@ func runFsx(ctx context.Context, s *stage, state string, ops int, seed uint64, o
 		}
 	}
 	slices.Sort(missed)
-	fmt.Fprintf(out, "fsx %s: %d operations on %d files in %v, every byte right; the file system has no %s\n",
+	fmt.Fprintf(out, "fsx %s: %d operations, files: %d, in %v, every byte right; the file system has no %s\n",
 		state, ops, rounds, time.Since(began).Round(time.Second), strings.Join(missed, ", "))
 	return nil
 }
