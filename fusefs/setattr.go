@@ -28,8 +28,9 @@ func (f *FS) setattr(c *call, in *fuse.SetAttrIn) error {
 			return err
 		}
 		defer f.drop(n)
-		// ftruncate sets the times also when the size stays; truncate does not. The kernel tells them apart by the mtime.
-		now := valid&fuse.FATTR_MTIME != 0 && valid&fuse.FATTR_MTIME_NOW != 0
+		// ftruncate sets the times also when the size stays; truncate does not. The kernel sends the open file
+		// with the one; the time it leaves to us.
+		now := valid&fuse.FATTR_FH != 0 || valid&fuse.FATTR_MTIME != 0 && valid&fuse.FATTR_MTIME_NOW != 0
 		if err := f.truncate(c, n, size, valid&fuse.FATTR_KILL_SUIDGID != 0, now); err != nil {
 			return err
 		}
