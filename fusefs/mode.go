@@ -97,6 +97,12 @@ func (f *FS) mayPass(n *node, write bool, flags uint32) bool {
 	if f.passOff.Load() {
 		return false
 	}
+	// Passthrough writes always clear setuid and setgid bits; through us a privileged writer keeps them, as on BTRFS. A
+	// reader who is passed through would make the next writer so.
+	var st unix.Stat_t
+	if unix.Fstat(n.fdR, &st) != nil || st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 {
+		return false
+	}
 	if !write {
 		return true
 	}
@@ -108,9 +114,7 @@ func (f *FS) mayPass(n *node, write bool, flags uint32) bool {
 	if syncs(flags) && !f.res.Complete() {
 		return false
 	}
-	// Passthrough writes always clear setuid and setgid bits; through us a privileged writer keeps them, as on BTRFS.
-	var st unix.Stat_t
-	return unix.Fstat(n.fdR, &st) == nil && st.Mode&(unix.S_ISUID|unix.S_ISGID) == 0
+	return true
 }
 
 // registerLocked makes the node's file known to the kernel as backing file. The kernel opens

@@ -239,9 +239,9 @@ func (f *file) change(ctx context.Context, exclusive bool, ask func(size uint64)
 	}
 	for {
 		lock()
-		step, err := f.stepLocked(ask)
+		step, zero, err := f.stepLocked(ask)
 		if err == nil && step == nil {
-			err = do()
+			err = f.zeroedLocked(zero, do)
 			unlock()
 			return err
 		}
@@ -256,28 +256,28 @@ func (f *file) change(ctx context.Context, exclusive bool, ask func(size uint64)
 }
 
 // stepLocked returns what is still to be done before an operation, nil when
-// nothing is. mu is held, shared or exclusively.
-func (f *file) stepLocked(ask func(size uint64) (needs, error)) (func(context.Context) error, error) {
+// nothing is but to put zero on the zero-list. mu is held, shared or exclusively.
+func (f *file) stepLocked(ask func(size uint64) (needs, error)) (step func(context.Context) error, zero wire.Range, err error) {
 	if f.local.Load() {
-		return nil, nil
+		return nil, zero, nil
 	}
 	if f.m.Kept {
 		if f.fd < 0 {
-			return nil, f.t.closed()
+			return nil, zero, f.t.closed()
 		}
 		pending, err := f.namesPending()
 		if pending || err != nil {
-			return f.fillNames, err
+			return f.fillNames, zero, err
 		}
-		return f.unkeep, nil
+		return f.unkeep, zero, nil
 	}
 	size, err := f.sizeLocked()
 	if err != nil {
-		return nil, err
+		return nil, zero, err
 	}
 	n, err := ask(size)
 	if err != nil {
-		return nil, err
+		return nil, zero, err
 	}
 	cut := make([]uint64, 0, 3)
 	for _, at := range n.edges {
@@ -295,19 +295,22 @@ func (f *file) stepLocked(ask func(size uint64) (needs, error)) (func(context.Co
 		from := at &^ (sector - 1)
 		missing, err := f.isMissingLocked(from)
 		if err != nil {
-			return nil, err
+			return nil, zero, err
 		}
 		if missing {
-			return func(ctx context.Context) error { return f.bring(ctx, from, from+1) }, nil
+			return func(ctx context.Context) error { return f.bring(ctx, from, from+1) }, zero, nil
 		}
 	}
 	if n.extend && f.m.Valid > size && !omit(r2) {
-		return func(context.Context) error { return f.lowerValid() }, nil
+		return func(context.Context) error { return f.lowerValid() }, zero, nil
 	}
 	if z := clip(n.zero, 0, f.m.Valid); z.Len > 0 && !covers(f.m.Zero, z) && !omit(r3) {
-		return func(ctx context.Context) error { return f.addZero(ctx, n.zero) }, nil
+		if zero = n.zero; f.zeroFullLocked(zero) {
+			list := f.m.Zero
+			return func(ctx context.Context) error { return f.joinZero(ctx, narrowest(list, zeroGaps)) }, zero, nil
+		}
 	}
-	return nil, nil
+	return nil, zero, nil
 }
 
 // unkeep hands the attributes over to the inode: from now on what the
@@ -361,8 +364,9 @@ func (f *file) lowerValid() error {
 	return f.setMarkLocked(&m)
 }
 
+// setMarkLocked writes the mark, also where the application made the file append-only and goes on writing it.
 func (f *file) setMarkLocked(m *mark.File) error {
-	if err := mark.Set(mark.FD(f.fd), m); err != nil {
+	if err := lifted(f.fd, func() error { return mark.Set(mark.FD(f.fd), m) }); err != nil {
 		return fmt.Errorf("inode %d of volume %s: %w", f.ino, f.t.opt.Volume, err)
 	}
 	f.m = m

@@ -244,7 +244,8 @@ func (t *Tree) Overlay(path string, st *unix.Statx_t) error {
 			return err
 		}
 	}
-	if st.Nlink < 2 {
+	// One whose other names are gone may have its hidden name left; then it is reached by its number, not by a name.
+	if st.Nlink == 0 || st.Nlink == 1 && !isMagic(path) {
 		return nil
 	}
 	return overlayLinks(path, st)

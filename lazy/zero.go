@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 
+	"fractal-lazy/backing"
 	"fractal-lazy/mark"
 	"fractal-lazy/snapshot/wire"
 
@@ -16,25 +17,84 @@ import (
 // zeroGaps is how many gaps a full zero-list loses at once: that takes one sync.
 const zeroGaps = 64
 
-// addZero keeps R3.
-func (f *file) addZero(ctx context.Context, z wire.Range) error {
-	f.mu.Lock()
-	if f.local.Load() {
-		f.mu.Unlock()
-		return nil
-	}
+// withZeroLocked is the mark with z in its zero-list.
+func (f *file) withZeroLocked(z wire.Range) *mark.File {
 	m := *f.m
 	m.Zero = insert(m.Zero, clip(z, 0, roundUp(m.Valid)))
-	err := error(mark.ErrFull)
-	if len(m.Zero) <= mark.MaxZero {
-		err = f.setMarkLocked(&m)
+	return &m
+}
+
+// zeroFullLocked reports whether the zero-list has no room for z.
+func (f *file) zeroFullLocked(z wire.Range) bool {
+	_, err := f.withZeroLocked(z).Encode()
+	return errors.Is(err, mark.ErrFull)
+}
+
+// zeroedLocked runs do, which makes the hole z, and keeps R3: z is on the zero-list
+// before. mu is held exclusively where z is not empty.
+//
+// Where do fails, what was missing of z is missing again. What was here and is
+// not any more stays on the list, for do may have done a part of its work.
+func (f *file) zeroedLocked(z wire.Range, do func() error) error {
+	if z.Len == 0 {
+		return do()
 	}
-	list := f.m.Zero
-	f.mu.Unlock()
-	if !errors.Is(err, mark.ErrFull) {
+	before := *f.m
+	z = clip(z, 0, roundUp(before.Valid))
+	here, err := backing.DataRanges(f.fd, z.Off, z.Off+z.Len)
+	if err != nil {
+		return fmt.Errorf("inode %d: %w", f.ino, err)
+	}
+	if err := f.setMarkLocked(f.withZeroLocked(z)); err != nil {
 		return err
 	}
-	return f.joinZero(ctx, narrowest(list, zeroGaps))
+	old, err := backing.Statx(f.fd)
+	if err != nil {
+		return err
+	}
+	failed := do()
+	if failed == nil {
+		return f.movedLocked(&before, z, old.Mtime)
+	}
+	for _, r := range here {
+		holes, err := backing.Holes(f.fd, r.Off, r.Off+r.Len)
+		if err != nil {
+			return errors.Join(failed, err)
+		}
+		for _, h := range holes {
+			end := roundUp(h.Off + h.Len)
+			before.Zero = insert(before.Zero, wire.Range{Off: h.Off, Len: end - h.Off})
+		}
+	}
+	if err := f.setMarkLocked(&before); err != nil && !errors.Is(err, mark.ErrFull) {
+		return errors.Join(failed, err)
+	}
+	return failed
+}
+
+// movedLocked moves the modification time from old on where z, which is a hole now, had data that
+// was missing: BTRFS does not where it finds a hole already.
+func (f *file) movedLocked(before *mark.File, z wire.Range, old unix.StatxTimestamp) error {
+	st, err := backing.Statx(f.fd)
+	if err != nil || st.Mtime != old {
+		return err
+	}
+	had := f.content.Depth > 0 // then the index would have to be fetched to know
+	for _, r := range subtract(clip(z, 0, min(st.Size, before.Valid)), before.Zero) {
+		for i := range f.content.Windows {
+			for _, d := range f.dataOf(f.content.Windows[i]) {
+				had = had || clip(d, r.Off, r.Off+r.Len).Len > 0
+			}
+		}
+	}
+	if !had {
+		return nil
+	}
+	now := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Nsec: unix.UTIME_NOW}}
+	if err := unix.UtimesNanoAt(unix.AT_FDCWD, fdPath(f.fd), now, 0); err != nil {
+		return fmt.Errorf("set times of inode %d: %w", f.ino, err)
+	}
+	return nil
 }
 
 // joinZero makes ranges of the zero-list one, by what lies between them. That

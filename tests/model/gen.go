@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 
+	"fractal-lazy/backing"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -212,6 +214,9 @@ func (g *gen) fill(kind string) *op {
 		o.UID, o.GID = 1000+g.r.IntN(2), 1000+g.r.IntN(2)
 	}
 	if g.named(o) {
+		if g.device(o) {
+			return nil
+		}
 		return o
 	}
 	if !g.opened(o) {
@@ -230,10 +235,6 @@ func (g *gen) named(o *op) bool {
 		}
 		g.next++
 		o.Path, o.H, o.Mode = g.any(), g.next, g.mode()
-		var st unix.Stat_t
-		if unix.Fstatat(g.plain.root, o.Path, &st, 0) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR {
-			o.Path = g.fresh() // the pool is mounted nodev, the volume is not
-		}
 		o.Flags = []int{unix.O_RDONLY, unix.O_RDWR, unix.O_RDWR, unix.O_WRONLY}[g.r.IntN(4)]
 		for _, f := range []struct{ percent, flag int }{{25, unix.O_CREAT}, {4, unix.O_EXCL | unix.O_CREAT}, {5, unix.O_TRUNC}, {8, unix.O_APPEND},
 			{10, unix.O_DIRECT}, {8, unix.O_NOFOLLOW}, {3, unix.O_DSYNC}, {2, unix.O_SYNC}, {2, unix.O_DIRECTORY}} {
@@ -316,6 +317,15 @@ func (g *gen) named(o *op) bool {
 	return true
 }
 
+// device reports whether o would open a device: the pool is mounted nodev, the volume is not.
+func (g *gen) device(o *op) bool {
+	if o.Kind != "open" && o.Kind != "chattr" {
+		return false
+	}
+	var st unix.Stat_t
+	return unix.Fstatat(g.plain.root, o.Path, &st, 0) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR
+}
+
 func (g *gen) mode() uint32 {
 	return []uint32{0o644, 0o755, 0o600, 0o777, 0o666, 0o700, 0o444, 0o770, 0}[g.r.IntN(9)]
 }
@@ -360,10 +370,6 @@ func (g *gen) chattr(o *op) {
 		return
 	}
 	o.Path = g.there()
-	var st unix.Stat_t
-	if unix.Fstatat(g.plain.root, o.Path, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR {
-		o.Path = g.dir() // see open
-	}
 	o.Flags = []int{flImmutable, flAppend, flNoDump, flNoAtime, flNoCow}[g.r.IntN(5)]
 	if g.chance(80) {
 		o.Mode = 1
@@ -432,6 +438,10 @@ func (g *gen) opened(o *op) bool {
 	case "fallocate":
 		o.Mode = []uint32{0, unix.FALLOC_FL_KEEP_SIZE, unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE, unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE,
 			unix.FALLOC_FL_ZERO_RANGE, unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE, unix.FALLOC_FL_COLLAPSE_RANGE, unix.FALLOC_FL_INSERT_RANGE, unix.FALLOC_FL_UNSHARE_RANGE}[g.r.IntN(9)]
+		var st unix.Stat_t
+		if o.Mode&unix.FALLOC_FL_PUNCH_HOLE != 0 && unix.Fstat(g.plain.open[o.H].fd, &st) == nil && o.Off >= st.Size {
+			return false // BTRFS looks at nothing then, and the kernel has taken the capabilities of a FUSE file away before it asks
+		}
 	case "lseek":
 		o.Flags, o.N = []int{unix.SEEK_DATA, unix.SEEK_HOLE}[g.r.IntN(2)], 0
 	case "copy":
@@ -441,6 +451,9 @@ func (g *gen) opened(o *op) bool {
 			o.Off, o.Off2, o.N = o.Off&^4095, o.Off2&^4095, (o.N+4095)&^4095
 		}
 	case "mmap", "mapkeep":
+		if f, err := backing.GetFlags(g.plain.open[o.H].fd); err != nil || f&flAppend != 0 {
+			return false // the kernel knows of no such flag on a FUSE mount
+		}
 		o.Off &^= 4095
 		o.Mode = []uint32{unix.PROT_READ, unix.PROT_READ | unix.PROT_WRITE}[g.r.IntN(2)]
 		o.Flags = []int{unix.MAP_SHARED, unix.MAP_PRIVATE}[g.r.IntN(2)]

@@ -27,6 +27,7 @@ func main() {
 	flag.StringVar(&c.dir, "dir", "/dev/shm", "where the pool is made: up to 2 GiB")
 	flag.IntVar(&c.omit, "omit", 0, "switch rule R1 to R4 of package lazy off; needs the build tag crashtest")
 	flag.BoolVar(&c.verbose, "v", false, "a line for each sequence")
+	flag.StringVar(&c.log, "log", "", "a file for all operations of the sequence that failed")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -41,6 +41,7 @@ type config struct {
 	omit      int
 	dir       string
 	verbose   bool
+	log       string // file for all operations of the sequence that failed
 }
 
 // history is what the last operations were.
@@ -48,8 +49,8 @@ type history struct{ lines []string }
 
 func (h *history) add(format string, args ...any) {
 	h.lines = append(h.lines, fmt.Sprintf(format, args...))
-	if len(h.lines) > 4000 {
-		h.lines = append(h.lines[:0:0], h.lines[2000:]...)
+	if len(h.lines) > 20_000 {
+		h.lines = append(h.lines[:0:0], h.lines[10_000:]...)
 	}
 }
 
@@ -124,6 +125,9 @@ func (s *sequence) run(ctx context.Context) (err error) {
 	defer func() {
 		err = errors.Join(err, s.stop(), s.w.end())
 		if err != nil {
+			if s.conf.log != "" {
+				err = errors.Join(err, os.WriteFile(s.conf.log, []byte(strings.Join(s.lines, "\n")), 0o644))
+			}
 			b, _ := os.ReadFile(s.log.Name()) // what there is
 			err = fmt.Errorf("%w\nthe last operations:\n  %s\nthe log of the serving processes:\n%.4000s", err, strings.Join(s.last(err), "\n  "), b)
 		}
@@ -309,7 +313,7 @@ func (s *sequence) step() error {
 	if len(s.lines) > line {
 		s.lines[line] += ": " + p.String()
 	}
-	if m != p && !excused(m.err, p.err) {
+	if m != p && !excused(o, m, p) {
 		return fmt.Errorf("%v: %v, plain %v", o, m, p)
 	}
 	if o.Kind == "store" || o.Kind == "mapkeep" || o.Kind == "mmap" && o.Flags&unix.MAP_SHARED != 0 {
@@ -333,8 +337,10 @@ func (s *sequence) step() error {
 }
 
 // excused: the kernel does not know what is immutable or append-only on a FUSE mount, so where an operation
-// has two reasons to fail, it may see the other one first.
-func excused(m, p syscall.Errno) bool { return p == unix.EPERM && m != 0 }
+// has two reasons to fail, or to do nothing, it may see the other one first.
+func excused(o *op, m, p result) bool {
+	return p.err == unix.EPERM && (m.err != 0 || o.Kind == "copy" && m.n == 0)
+}
 
 // mayFail reports whether an operation may end like this for a fetch that timed out.
 func (s *sequence) mayFail(m result) bool {
