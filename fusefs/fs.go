@@ -255,6 +255,9 @@ func (f *FS) Freeze(do func() error) error {
 			return fmt.Errorf("freeze: flush: %w", err)
 		}
 	}
+	if still, ok := f.res.(Still); ok && !f.res.Complete() {
+		return still.Freeze(do)
+	}
 	return do()
 }
 

@@ -97,3 +97,9 @@ type Through interface {
 	// fetches. Fewer bytes than asked for mean the end of the file.
 	ReadThrough(ctx context.Context, off uint64, p []byte) (int, error)
 }
+
+// Still is what a Residency may also offer: running do, which takes a snapshot, while
+// none of its inodes is in the middle of being fetched into. It is asked with the gate of Freeze held.
+type Still interface {
+	Freeze(do func() error) error
+}

@@ -22,11 +22,27 @@ func fdPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
 // lifted runs do with the inode's immutable and append-only flags lifted. A
 // crash meanwhile loses the flags; the mark keeps them, and finishing sets them.
-func lifted(fd int, do func() error) error {
+// No snapshot is taken meanwhile.
+func (t *Tree) lifted(fd int, do func() error) error {
 	flags, err := backing.GetFlags(fd)
 	if err != nil || flags&protectedFlags == 0 {
 		return errors.Join(err, do())
 	}
+	t.still.RLock() // not a second time where lifted is nested: then there is nothing to lift
+	defer t.still.RUnlock()
+	return liftFlags(fd, flags, do)
+}
+
+// quietLifted is lifted for who holds Tree.still.
+func quietLifted(fd int, do func() error) error {
+	flags, err := backing.GetFlags(fd)
+	if err != nil || flags&protectedFlags == 0 {
+		return errors.Join(err, do())
+	}
+	return liftFlags(fd, flags, do)
+}
+
+func liftFlags(fd int, flags uint32, do func() error) error {
 	if err := backing.SetFlags(fd, flags&^protectedFlags); err != nil {
 		return err
 	}

@@ -188,12 +188,14 @@ func (f *file) slice(w wire.Window, block []byte, r wire.Range) ([]byte, error) 
 // changes: a write clears capabilities and moves times. Where the mark keeps
 // the attributes, the times are left for the end, since nobody sees them.
 func (f *file) quietlyLocked(do func() error) error {
+	f.t.still.RLock() // no snapshot in the middle of it
+	defer f.t.still.RUnlock()
 	if f.m.Kept {
 		err := do()
 		if len(f.m.Caps) == 0 {
 			return err
 		}
-		return errors.Join(err, lifted(f.fd, func() error { return setCaps(f.fd, f.m.Caps) }))
+		return errors.Join(err, quietLifted(f.fd, func() error { return setCaps(f.fd, f.m.Caps) }))
 	}
 	st, err := backing.Statx(f.fd)
 	if err != nil {
@@ -204,7 +206,7 @@ func (f *file) quietlyLocked(do func() error) error {
 		return err
 	}
 	err = do() // a part of it may have been done before an error
-	return errors.Join(err, lifted(f.fd, func() error {
+	return errors.Join(err, quietLifted(f.fd, func() error {
 		ts := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, timespec(wireTime(st.Mtime))}
 		if err := unix.UtimesNanoAt(unix.AT_FDCWD, fdPath(f.fd), ts, 0); err != nil {
 			return err

@@ -84,7 +84,7 @@ func (t *Tree) release() error {
 	if err := unix.Syncfs(fd); err != nil {
 		return err
 	}
-	err := lifted(fd, func() error { return mark.Remove(mark.FD(fd), mark.TreeName) })
+	err := t.lifted(fd, func() error { return mark.Remove(mark.FD(fd), mark.TreeName) })
 	if err != nil {
 		return err
 	}

@@ -7,7 +7,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"fractal-lazy/backing"
 	"fractal-lazy/fusefs"
 	"fractal-lazy/mark"
 	"fractal-lazy/snapshot/wire"
@@ -95,7 +94,7 @@ func (t *Tree) acquire(ino uint64) (*file, error) {
 }
 
 func (f *file) load() error {
-	fd, err := openForFilling(f.t.bt, f.ino)
+	fd, err := f.t.openForFilling(f.ino)
 	if err != nil {
 		return fmt.Errorf("open inode %d of volume %s: %w", f.ino, f.t.opt.Volume, err)
 	}
@@ -112,19 +111,19 @@ func (f *file) load() error {
 
 // openForFilling opens an inode for writing, also an immutable one, whose
 // flags are lifted for that moment; a write through a descriptor that is open does not ask for them.
-func openForFilling(bt *backing.Tree, ino uint64) (int, error) {
-	fd, err := bt.Open(ino, unix.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK)
+func (t *Tree) openForFilling(ino uint64) (int, error) {
+	fd, err := t.bt.Open(ino, unix.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK)
 	if !errors.Is(err, unix.EPERM) {
 		return fd, err
 	}
-	ro, err := bt.Open(ino, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK)
+	ro, err := t.bt.Open(ino, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK)
 	if err != nil {
 		return -1, err
 	}
 	defer unix.Close(ro)
-	err = lifted(ro, func() error {
+	err = t.lifted(ro, func() error {
 		var err error
-		fd, err = bt.Open(ino, unix.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK)
+		fd, err = t.bt.Open(ino, unix.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK)
 		return err
 	})
 	return fd, err
@@ -330,7 +329,7 @@ func (f *file) unkeep(context.Context) error {
 	if err := protect(f.fd, f.m.Flags); err != nil { // a crash may have lost them
 		return err
 	}
-	return lifted(f.fd, func() error {
+	return f.t.lifted(f.fd, func() error {
 		if err := f.restoreLocked(); err != nil {
 			return err
 		}
@@ -366,7 +365,7 @@ func (f *file) lowerValid() error {
 
 // setMarkLocked writes the mark, also where the application made the file append-only and goes on writing it.
 func (f *file) setMarkLocked(m *mark.File) error {
-	if err := lifted(f.fd, func() error { return mark.Set(mark.FD(f.fd), m) }); err != nil {
+	if err := f.t.lifted(f.fd, func() error { return mark.Set(mark.FD(f.fd), m) }); err != nil {
 		return fmt.Errorf("inode %d of volume %s: %w", f.ino, f.t.opt.Volume, err)
 	}
 	f.m = m

@@ -291,7 +291,7 @@ func (d *maker) takeOver(e *wire.Entry) error {
 			return err
 		}
 		if m == nil {
-			if err := lifted(fd, func() error { return mark.Set(mark.FD(fd), d.pending(e)) }); err != nil {
+			if err := d.t.lifted(fd, func() error { return mark.Set(mark.FD(fd), d.pending(e)) }); err != nil {
 				return err
 			}
 		}

@@ -316,20 +316,20 @@ func (f *file) restore() (bool, error) {
 	if pending, err := f.namesPending(); pending || err != nil {
 		return false, err
 	}
-	return true, lifted(f.fd, f.restoreLocked)
+	return true, f.t.lifted(f.fd, f.restoreLocked)
 }
 
 // settleLocked writes the last word of a file's mark and returns the time
 // until which the file has to stay locked.
 func (f *file) settleLocked() (time.Time, error) {
 	if !f.m.Kept {
-		return time.Time{}, lifted(f.fd, func() error { return mark.Remove(mark.FD(f.fd), mark.FileName) })
+		return time.Time{}, f.t.lifted(f.fd, func() error { return mark.Remove(mark.FD(f.fd), mark.FileName) })
 	}
 	m := &mark.File{State: mark.Clean, Content: f.m.Content, Ctime: f.m.Ctime}
 	for {
 		done := time.Now().Add(doneMargin)
 		m.Done = toWire(done)
-		err := lifted(f.fd, func() error { return mark.Set(mark.FD(f.fd), m) })
+		err := f.t.lifted(f.fd, func() error { return mark.Set(mark.FD(f.fd), m) })
 		if err != nil {
 			return done, err
 		}

@@ -106,7 +106,7 @@ func (f *file) noNamesPending() error {
 		return err
 	}
 	l.Pending = 0
-	return lifted(f.fd, func() error { return mark.Set(path, l) })
+	return f.t.lifted(f.fd, func() error { return mark.Set(path, l) })
 }
 
 // openHidden opens the hidden folder of a volume; -1 where it is gone.
@@ -183,7 +183,7 @@ func (d *maker) unprotected(hidden string, st *unix.Stat_t, do func() error) err
 		return err
 	}
 	defer unix.Close(fd)
-	return lifted(fd, do)
+	return d.t.lifted(fd, do)
 }
 
 // makeHidden makes the inode under its hidden name. What is not a regular
@@ -250,7 +250,7 @@ func (t *Tree) dropHiddenFolder() error {
 	if err != nil {
 		return err
 	}
-	return lifted(root, func() error {
+	return t.lifted(root, func() error {
 		err := unix.Unlinkat(root, fusefs.HiddenName, unix.AT_REMOVEDIR)
 		if errors.Is(err, unix.ENOENT) {
 			return nil

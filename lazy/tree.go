@@ -33,7 +33,10 @@ type Options struct {
 	Observe func(e Event, took time.Duration)
 }
 
-var _ fusefs.Residency = (*Tree)(nil)
+var (
+	_ fusefs.Residency = (*Tree)(nil)
+	_ fusefs.Still     = (*Tree)(nil)
+)
 
 // Tree is the lazy tree of one volume. It implements fusefs.Residency.
 type Tree struct {
@@ -64,6 +67,10 @@ type Tree struct {
 	// looks are held shared by who reads attributes of a file that is not in
 	// files. Who puts one there waits for them before it changes anything.
 	looks [lookShards]sync.RWMutex
+
+	// still is held shared where an inode is for a moment not what it has to be: between a write and the times and
+	// capabilities that it spoilt, and while protecting flags are lifted. Freeze holds it alone.
+	still sync.RWMutex
 
 	mu    sync.Mutex
 	files map[uint64]*file    // open, or being fetched
@@ -228,6 +235,14 @@ func (t *Tree) Look(ino uint64, do func() error) error {
 	defer f.Close()
 	f.mu.RLock()
 	defer f.mu.RUnlock()
+	return do()
+}
+
+// Freeze implements fusefs.Still: do, which takes a snapshot, sees no inode with another
+// time, another flag or without capabilities, because something is being fetched into it.
+func (t *Tree) Freeze(do func() error) error {
+	t.still.Lock()
+	defer t.still.Unlock()
 	return do()
 }
 

@@ -243,7 +243,7 @@ func (s *sequence) stage(ctx context.Context, n int, snap string) (err error) {
 		if err := s.step(); err != nil {
 			return err
 		}
-		if s.r.IntN(400) == 0 {
+		if s.r.IntN(250) == 0 {
 			if err := s.event(); err != nil {
 				return err
 			}
@@ -339,7 +339,7 @@ func (s *sequence) step() error {
 // excused: the kernel does not know what is immutable or append-only on a FUSE mount, so where an operation
 // has two reasons to fail, or to do nothing, it may see the other one first.
 func excused(o *op, m, p result) bool {
-	return p.err == unix.EPERM && (m.err != 0 || o.Kind == "copy" && m.n == 0)
+	return p.err == unix.EPERM && (m.err != 0 || o.Kind == "copy" && m.n == 0 || o.Kind == "removexattr" && o.To == "system.posix_acl_default")
 }
 
 // mayFail reports whether an operation may end like this for a fetch that timed out.
@@ -434,7 +434,7 @@ func (s *sequence) fault() {
 		}
 	}
 	a := s.w.faults.Inject(r)
-	s.calm = 30
+	s.calm = 60
 	if hangs && s.timeout == 0 {
 		time.AfterFunc(50*time.Millisecond, a.Lift)
 	}

@@ -72,7 +72,7 @@ func (c *compare) attributes(p, m *unix.Stat_t, since time.Time) error {
 	if k == nil {
 		k = &pair{plain: p.Mtim, mount: m.Mtim}
 		c.pairs[p.Ino] = k
-		if !c.together(p.Mtim, m.Mtim, since) {
+		if !c.together(p.Mtim, m.Mtim, c.full) {
 			say("mtime", p.Mtim, m.Mtim)
 		}
 	}
