@@ -111,7 +111,26 @@ func (conf config) run(ctx context.Context) (t totals, err error) {
 	return t, ctx.Err()
 }
 
-func (s *sequence) run(ctx context.Context) (err error) {
+func (s *sequence) run(ctx context.Context) error {
+	make := func(root string) ([]string, error) { return makeTree(root, s.r) }
+	return s.on(make, func(snap string) (err error) {
+		for stage := range 4 {
+			if err := s.stage(ctx, stage, snap); err != nil {
+				return fmt.Errorf("volume %d (%s): %w", stage, s.state, err)
+			}
+			if ctx.Err() != nil {
+				return nil
+			}
+			if snap, err = s.failover(stage == 3); err != nil {
+				return fmt.Errorf("volume %d (%s): %w", stage, s.state, err)
+			}
+		}
+		return nil
+	})
+}
+
+// on calls do with a snapshot of what make makes on the plain side.
+func (s *sequence) on(make func(root string) (frozen []string, err error), do func(snap string) error) (err error) {
 	if err := s.w.begin(); err != nil {
 		return errors.Join(err, s.w.end())
 	}
@@ -138,7 +157,7 @@ func (s *sequence) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	frozen, err := makeTree(plain, s.r)
+	frozen, err := make(plain)
 	if err != nil {
 		return err
 	}
@@ -152,18 +171,7 @@ func (s *sequence) run(ctx context.Context) (err error) {
 	if err := errors.Join(backing.SyncFS(plain), backing.Snapshot(plain, snap, true)); err != nil {
 		return err
 	}
-	for stage := range 4 {
-		if err := s.stage(ctx, stage, snap); err != nil {
-			return fmt.Errorf("volume %d (%s): %w", stage, s.state, err)
-		}
-		if ctx.Err() != nil {
-			return nil
-		}
-		if snap, err = s.failover(stage == 3); err != nil {
-			return fmt.Errorf("volume %d (%s): %w", stage, s.state, err)
-		}
-	}
-	return nil
+	return do(snap)
 }
 
 // last is what of the history goes into a report: the last operations, and those before that were on the same path.
@@ -211,14 +219,7 @@ func (s *sequence) stop() error {
 }
 
 // stage makes a volume of the published snapshot, and works in it.
-func (s *sequence) stage(ctx context.Context, n int, snap string) (err error) {
-	root := s.w.base.Root
-	if n == 0 {
-		if root, err = s.w.publish(snap, true); err != nil {
-			return err
-		}
-		s.w.base.Local = ""
-	}
+func (s *sequence) stage(ctx context.Context, n int, snap string) error {
 	s.state = []string{"remote", "half", "running", "remote", "complete"}[s.r.IntN(5)]
 	s.through = s.r.IntN(4) > 0
 	s.timeout = 0
@@ -228,14 +229,9 @@ func (s *sequence) stage(ctx context.Context, n int, snap string) (err error) {
 	s.t.stages++
 	s.t.states[s.state]++
 	s.add("-- volume %d: %s, passthrough %v, fetch timeout %v", n, s.state, s.through, s.timeout)
-	if s.data, err = s.w.volume(root); err != nil {
+	if err := s.volume(n == 0, snap); err != nil {
 		return err
 	}
-	s.still = ""
-	if err := s.serve(s.state); err != nil {
-		return err
-	}
-	s.c.another(s.mount)
 	for range s.conf.stage {
 		if ctx.Err() != nil {
 			return nil
@@ -249,6 +245,26 @@ func (s *sequence) stage(ctx context.Context, n int, snap string) (err error) {
 			}
 		}
 	}
+	return nil
+}
+
+// volume makes one of the snapshot, which is published where it is the first, and serves it.
+func (s *sequence) volume(first bool, snap string) (err error) {
+	root := s.w.base.Root
+	if first {
+		if root, err = s.w.publish(snap, true); err != nil {
+			return err
+		}
+		s.w.base.Local = ""
+	}
+	if s.data, err = s.w.volume(root); err != nil {
+		return err
+	}
+	s.still = ""
+	if err := s.serve(s.state); err != nil {
+		return err
+	}
+	s.c.another(s.mount)
 	return nil
 }
 
@@ -286,7 +302,11 @@ func (s *sequence) step() error {
 			s.add("-- faults are lifted")
 		}
 	}
-	o := s.g.draw()
+	return s.perform(s.g.draw())
+}
+
+// perform does o on both sides and compares.
+func (s *sequence) perform(o *op) error {
 	since := time.Now()
 	line := len(s.lines)
 	s.add("%v", o)
