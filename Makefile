@@ -29,7 +29,7 @@ PLUGINDIR = build/plugin/$(ARCH)
 PREFIX ?= /usr/local
 UNITS  ?= /etc/systemd/system
 
-.PHONY: build test test-docker demo demo-short bench-mount bench-start bench-snapshot fuzz deps vet clean plugin plugin-rootfs plugin-push install uninstall crash crash-short posix
+.PHONY: build test test-docker demo demo-short bench-mount bench-start bench-snapshot fuzz deps vet clean plugin plugin-rootfs plugin-push install uninstall crash crash-short posix model
 
 ## build: bin/fractal-lazy, one static file
 build:
@@ -122,6 +122,11 @@ posix:
 	@mkdir -p build
 	$(GO) build -o build/posix ./tests/posix
 	nice -n 10 build/posix -pjdfstest "$(PJDFSTEST)" -xfstests "$(XFSTESTS)" -ops 1000000 $(POSIX)
+
+## model: a million random operations on a mount and on plain BTRFS, compared; MODEL="-ops N -seed S" for others
+model: deps
+	$(GO) build -o build/model ./tests/model
+	build/model $(MODEL)
 
 ## fuzz: every fuzz target for FUZZTIME
 fuzz:

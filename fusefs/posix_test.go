@@ -314,3 +314,75 @@ func TestIoctl_FlagsOnly(t *testing.T) {
 		t.Errorf("tree search: %v", err)
 	}
 }
+
+func TestFtruncate_ToTheSameSizeSetsTheTimes(t *testing.T) {
+	onEach(t, func(t *testing.T, dir string) {
+		p := filepath.Join(dir, "f")
+		must(t, os.WriteFile(p, []byte("content"), 0o644))
+		f, err := os.OpenFile(p, os.O_RDWR, 0)
+		must(t, err)
+		defer f.Close()
+		for name, c := range map[string]struct {
+			do    func() error
+			moves bool
+		}{
+			"ftruncate": {func() error { return f.Truncate(7) }, true},
+			"truncate":  {func() error { return os.Truncate(p, 7) }, false},
+		} {
+			old := []unix.Timespec{{Sec: 1000}, {Sec: 1000}}
+			must(t, unix.UtimesNanoAt(unix.AT_FDCWD, p, old, 0))
+			must(t, c.do())
+			var st unix.Stat_t
+			must(t, unix.Stat(p, &st))
+			if moved := st.Mtim.Sec != 1000; moved != c.moves {
+				t.Errorf("%s moves the time: %v", name, moved)
+			}
+		}
+	})
+}
+
+// TestImmutable_OpenForWritingIsRefused also while somebody writes who opened the file before.
+func TestImmutable_OpenForWritingIsRefused(t *testing.T) {
+	onEach(t, func(t *testing.T, dir string) {
+		p := filepath.Join(dir, "f")
+		f, err := os.Create(p)
+		must(t, err)
+		defer f.Close()
+		for _, c := range []struct {
+			set, flags int
+			want       error
+		}{
+			{flImmutable, unix.O_RDWR, unix.EPERM}, {flAppend, unix.O_WRONLY, unix.EPERM}, {flAppend, unix.O_WRONLY | unix.O_APPEND | unix.O_TRUNC, unix.EPERM},
+			{flAppend, unix.O_WRONLY | unix.O_APPEND, nil}, {flImmutable, unix.O_RDONLY, nil}, {0, unix.O_RDWR, nil},
+		} {
+			must(t, unix.IoctlSetPointerInt(int(f.Fd()), fsSetFlags, c.set))
+			fd, err := unix.Open(p, c.flags, 0)
+			if err == nil {
+				unix.Close(fd)
+			}
+			if err != c.want {
+				t.Errorf("flags %#x, open with %#x: %v, want %v", c.set, c.flags, err, c.want)
+			}
+		}
+		_, err = f.Write([]byte("x"))
+		must(t, err)
+	})
+}
+
+// TestSetuid_KeptByRootBesideAReader : the reader would have been passed through, and the writer with it.
+func TestSetuid_KeptByRootBesideAReader(t *testing.T) {
+	onEach(t, func(t *testing.T, dir string) {
+		p := filepath.Join(dir, "f")
+		must(t, os.WriteFile(p, []byte("content"), 0o644))
+		must(t, unix.Chmod(p, 0o4755))
+		r, err := os.Open(p)
+		must(t, err)
+		defer r.Close()
+		must(t, os.WriteFile(p, []byte("other content"), 0))
+		var st unix.Stat_t
+		must(t, unix.Stat(p, &st))
+		if st.Mode&0o7777 != 0o4755 {
+			t.Errorf("mode %o", st.Mode)
+		}
+	})
+}

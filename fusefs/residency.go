@@ -103,3 +103,10 @@ type Through interface {
 type Still interface {
 	Freeze(do func() error) error
 }
+
+// Names is what a Residency may also offer: bringing all names of the inode at path (of a
+// descriptor), which is neither a regular file nor a directory. It is asked before such an inode's attributes are changed:
+// a name that is not here is known by what the inode was.
+type Names interface {
+	FillNames(ctx context.Context, path string) error
+}

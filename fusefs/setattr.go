@@ -143,6 +143,11 @@ func (f *FS) modify(c *call, ino uint64, do func(fd int) error) error {
 		}
 		return change()
 	default:
+		if names, ok := f.res.(Names); ok && st.Nlink > 1 { // the hidden one counts
+			if err := names.FillNames(c, procPath(fd)); err != nil {
+				return err
+			}
+		}
 		return change()
 	}
 	n, err := f.acquire(c, ino, false, false)

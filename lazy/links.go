@@ -43,10 +43,14 @@ func (f *file) namesPending() (bool, error) {
 
 // fillNames returns when all names of f are filled.
 func (f *file) fillNames(ctx context.Context) error {
-	t := f.t
+	return f.t.fillNames(ctx, f.namesPendingNow, f.noNamesPending)
+}
+
+// fillNames fills directories until pending says that the names of an inode are there. none is called when all directories are filled and it still does not.
+func (t *Tree) fillNames(ctx context.Context, pending func() (bool, error), none func() error) error {
 	for from := uint64(0); ; {
-		pending, err := f.namesPendingNow()
-		if err != nil || !pending {
+		some, err := pending()
+		if err != nil || !some {
 			return err
 		}
 		// Whatever directory: where its names are, only the directories say.
@@ -77,9 +81,32 @@ func (f *file) fillNames(ctx context.Context) error {
 		}
 		if !found {
 			// A crash may have left the count too high: what is not there will not come.
-			return f.noNamesPending()
+			return none()
 		}
 	}
+}
+
+// FillNames implements fusefs.Names, for what is no regular file: those see to it when they are changed.
+func (t *Tree) FillNames(ctx context.Context, path string) error {
+	if t.filled.Load() {
+		return nil
+	}
+	ctx, cancel := timeout(ctx, t.opt.FetchTimeout, t.opt.Volume)
+	defer cancel()
+	pending := func() (bool, error) {
+		l, err := mark.GetLink(path)
+		return l != nil && l.Pending > 0, err
+	}
+	return t.fillNames(ctx, pending, func() error {
+		t.links.Lock()
+		defer t.links.Unlock()
+		l, err := mark.GetLink(path)
+		if err != nil || l == nil || l.Pending == 0 {
+			return err
+		}
+		l.Pending = 0
+		return mark.Set(path, l)
+	})
 }
 
 func (f *file) namesPendingNow() (bool, error) {

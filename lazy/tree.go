@@ -36,6 +36,7 @@ type Options struct {
 var (
 	_ fusefs.Residency = (*Tree)(nil)
 	_ fusefs.Still     = (*Tree)(nil)
+	_ fusefs.Names     = (*Tree)(nil)
 )
 
 // Tree is the lazy tree of one volume. It implements fusefs.Residency.
