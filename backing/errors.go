@@ -26,7 +26,7 @@ func pathError(op, path string, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.EPERM):
-		return fmt.Errorf("%s %s: %w (root and CAP_SYS_ADMIN are needed)", op, path, err)
+		return fmt.Errorf("%s %s: %w (root, CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH are needed)", op, path, err)
 	case errors.Is(err, unix.ENOTTY):
 		return fmt.Errorf("%s %s: %w: %w", op, path, ErrNotBtrfs, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -135,7 +136,14 @@ func (w lockedWriter) Write(p []byte) (int, error) {
 
 func start(t *testing.T, env []string, args ...string) *process {
 	t.Helper()
-	p := &process{t: t, cmd: exec.Command(os.Args[0], args...), done: make(chan struct{})}
+	return startIn(t, nil, env, args...)
+}
+
+// startIn starts the program by way of a command that becomes it, such as unshare.
+func startIn(t *testing.T, by []string, env []string, args ...string) *process {
+	t.Helper()
+	all := append(append(slices.Clone(by), os.Args[0]), args...)
+	p := &process{t: t, cmd: exec.Command(all[0], all[1:]...), done: make(chan struct{})}
 	p.cmd.Env = append(append(os.Environ(), asProgram+"=1"), env...)
 	p.cmd.Stdout, p.cmd.Stderr = lockedWriter{&p.mu, &p.out}, lockedWriter{&p.mu, &p.errs}
 	must(t, p.cmd.Start())
@@ -203,6 +211,7 @@ type device struct {
 	t            *testing.T
 	root, socket string
 	env, args    []string
+	by           []string // the command that becomes the daemon; empty: none
 }
 
 func startDevice(t *testing.T, env []string, args ...string) *device {
@@ -215,9 +224,20 @@ func startDevice(t *testing.T, env []string, args ...string) *device {
 	return d
 }
 
+// startDeviceIn is startDevice by way of a command that becomes the daemon.
+func startDeviceIn(t *testing.T, by []string, args ...string) *device {
+	t.Helper()
+	dir, err := os.MkdirTemp(poolDir, "d-")
+	must(t, err)
+	d := &device{t: t, root: filepath.Join(dir, "root"), socket: filepath.Join(dir, "s.sock"), by: by, args: args}
+	must(t, os.Mkdir(d.root, 0o755))
+	d.begin()
+	return d
+}
+
 func (d *device) begin() {
 	d.t.Helper()
-	d.process = start(d.t, d.env, append([]string{"run", "--root", d.root, "--socket", d.socket}, d.args...)...)
+	d.process = startIn(d.t, d.by, d.env, append([]string{"run", "--root", d.root, "--socket", d.socket}, d.args...)...)
 	eventually(d.t, "the daemon listens", func() bool { return run(nil, nil, "--socket", d.socket, "status").code == ExitOK })
 }
 

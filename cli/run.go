@@ -120,6 +120,10 @@ func (d *daemon) open(ctx context.Context, s *plugin.Server, cfg config.Config, 
 	for {
 		var m *volume.Manager
 		if err == nil {
+			// The file with the settings lies on the pool: what is read without it are not the settings.
+			err = volume.CheckRoot(cfg.Root)
+		}
+		if err == nil {
 			m, err = d.openVolumes(ctx, cfg)
 		}
 		if err == nil {
@@ -172,7 +176,7 @@ func (d *daemon) openVolumes(ctx context.Context, cfg config.Config) (*volume.Ma
 			return nil, fmt.Errorf("ipfs: %w", err)
 		}
 	}
-	return volume.Open(ctx, deps, volume.Options{Root: cfg.Root, Mounts: cfg.MountsDir(), Interval: cfg.Interval,
+	return volume.Open(ctx, deps, volume.Options{Root: cfg.Root, Mounts: cfg.MountsDir(), SharedMounts: cfg.MountsShared, Interval: cfg.Interval,
 		PassphraseFile: cfg.PassphraseFile, PlainKeys: !cfg.SealKeys})
 }
 

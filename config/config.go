@@ -19,14 +19,16 @@ const (
 
 // Config is what the driver runs with. Load makes one; the zero Config is not valid.
 type Config struct {
-	Root    string // absolute
-	Socket  string // absolute, short enough for a unix socket
-	Mounts  string // absolute, or empty: ROOT/mnt
-	Hive    string // http or https URL without a slash at the end; empty: none
-	IPFS    string // the same
-	Gateway string // the same; empty: IPFS
-	Token   Token
-	Metrics string // host:port; empty: none
+	Root   string // absolute
+	Socket string // absolute, short enough for a unix socket
+	Mounts string // absolute, or empty: ROOT/mnt
+	// MountsShared: Mounts has to be on a shared mount, since containers are in another mount name space than the driver.
+	MountsShared bool
+	Hive         string // http or https URL without a slash at the end; empty: none
+	IPFS         string // the same
+	Gateway      string // the same; empty: IPFS
+	Token        Token
+	Metrics      string // host:port; empty: none
 	// MetricsOpen: Metrics may be an address that other machines reach.
 	MetricsOpen bool
 	Interval    time.Duration // at least MinInterval; negative: none

@@ -11,6 +11,7 @@ import (
 type pluginConfig struct {
 	Interface       struct{ Socket string }
 	PropagatedMount string
+	PIDHost         bool `json:"pidhost"`
 	Mounts          []struct {
 		Destination string
 		Options     []string
@@ -85,6 +86,9 @@ func TestPluginConfig_DeclaresEverySetting(t *testing.T) {
 	}
 	if len(p.Mounts) != 1 || p.Mounts[0].Destination != c.Root || !slices.Contains(p.Mounts[0].Options, "rbind") {
 		t.Errorf("mounts %+v", p.Mounts)
+	}
+	if !p.PIDHost {
+		t.Error("without the host's PIDs any signal fails a read that waits: tests/docker, TestRights")
 	}
 	if !slices.Equal(p.Linux.Capabilities, []string{"CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH"}) || len(p.Linux.Devices) != 1 || p.Linux.Devices[0].Path != "/dev/fuse" {
 		t.Errorf("rights %+v", p.Linux)

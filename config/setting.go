@@ -41,9 +41,17 @@ func Settings() []Setting {
 			set:  func(c *Config, v string) error { return setSocket(&c.Socket, v) },
 			get:  func(c *Config) string { return c.Socket }},
 		{Name: "mounts", Env: "FRACTAL_MOUNTS", Example: "/var/lib/fractal/mnt",
-			Help: "folder of the mount points (default ROOT/mnt)",
-			set:  func(c *Config, v string) error { return setAbs(&c.Mounts, v) },
-			get:  func(c *Config) string { return c.Mounts }},
+			Help: "folder of the mount points (default ROOT/mnt); shared:FOLDER where it has to be on a shared mount",
+			set: func(c *Config, v string) error {
+				v, c.MountsShared = strings.CutPrefix(v, sharedPrefix)
+				return setAbs(&c.Mounts, v)
+			},
+			get: func(c *Config) string {
+				if c.MountsShared {
+					return sharedPrefix + c.Mounts
+				}
+				return c.Mounts
+			}},
 		{Name: "hive", Env: "FRACTAL_HIVE", Example: "https://hive.example.org",
 			Help: "URL of the Hive, which keeps the signed manifests",
 			set:  func(c *Config, v string) error { return setURL(&c.Hive, v) },
@@ -109,6 +117,10 @@ func Settings() []Setting {
 			get:  func(c *Config) string { return c.LogFormat }},
 	}
 }
+
+// sharedPrefix before the folder of the mount points says that it has to be on a shared mount: in a managed plugin a folder that is not shows
+// containers an empty folder of the plugin's own, and takes what they write.
+const sharedPrefix = "shared:"
 
 func setAbs(into *string, v string) error {
 	if !filepath.IsAbs(v) {

@@ -99,6 +99,33 @@ func (m *Manager) checkStore(ctx context.Context) Check {
 	return check("store", "the block store answers", err)
 }
 
+// mountOf returns the mount that path is on.
+func mountOf(all []mountLine, path string) (on mountLine) {
+	for _, l := range all {
+		below := path == l.path || strings.HasPrefix(path+"/", strings.TrimSuffix(l.path, "/")+"/")
+		if below && len(l.path) >= len(on.path) {
+			on = l // the last one is on top
+		}
+	}
+	return on
+}
+
+// checkShared returns ErrNotReady where mounts have to reach another mount name space, and would not.
+func (m *Manager) checkShared() error {
+	if !m.o.SharedMounts {
+		return nil
+	}
+	all, err := mounts()
+	if err != nil {
+		return err
+	}
+	if on := mountOf(all, m.o.Mounts); !on.shared {
+		return fmt.Errorf("%w: the folder for mounts %s is not on a shared mount: containers would see an empty folder there, and what they write would be in no volume; "+
+			"run `mount --make-rshared %s`, or, in a managed plugin, give config.json its propagatedMount back", ErrNotReady, m.o.Mounts, on.path)
+	}
+	return nil
+}
+
 // checkMounts looks at the mount folder: it has to be there, and, in a managed
 // Docker plugin, on a shared mount, or containers see empty folders.
 func (m *Manager) checkMounts(context.Context) Check {
@@ -109,14 +136,13 @@ func (m *Manager) checkMounts(context.Context) Check {
 	if errors.Is(err, os.ErrNotExist) {
 		err = fmt.Errorf("the folder for mounts %s is not there; run `mkdir -p %s`", m.o.Mounts, m.o.Mounts)
 	}
-	var on mountLine
+	on := mountOf(all, m.o.Mounts)
 	served := map[string]bool{}
 	for _, l := range all {
-		below := m.o.Mounts == l.path || strings.HasPrefix(m.o.Mounts+"/", strings.TrimSuffix(l.path, "/")+"/")
-		if below && len(l.path) >= len(on.path) {
-			on = l
-		}
 		served[l.path] = true
+	}
+	if err == nil {
+		err = m.checkShared()
 	}
 	for _, i := range m.List() {
 		if i.Mountpoint != "" && !served[filepath.Clean(i.Mountpoint)] && err == nil {

@@ -40,6 +40,8 @@ type Options struct {
 	Mounts   string        // folder of mount points; empty: Root/mnt
 	Interval time.Duration // default time between snapshots; 0: 60 s; negative: none but at unmount and on demand
 	Machine  uuid.UUID     // zero: read from (or made at) Root/machine-id
+	// SharedMounts: nothing is mounted unless Mounts is on a shared mount.
+	SharedMounts bool
 	// PassphraseFile has the passphrase of this machine, with which the keys in volume.json are sealed; empty: there is none.
 	PassphraseFile string
 	// PlainKeys: the passphrase opens what is sealed, and nothing is sealed any more.
@@ -149,12 +151,15 @@ func (m *Manager) ready() error {
 }
 
 // poolError tells why the root folder cannot hold volumes.
-func (m *Manager) poolError() error {
-	err := backing.CheckPool(m.o.Root)
+func (m *Manager) poolError() error { return CheckRoot(m.o.Root) }
+
+// CheckRoot returns ErrNotReady, with what mends it, where root cannot hold volumes.
+func CheckRoot(root string) error {
+	err := backing.CheckPool(root)
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("%w: the state folder %s: %w; `fractal-lazy pool create --size 20G` makes a pool there", ErrNotReady, m.o.Root, err)
+	return fmt.Errorf("%w: the state folder %s: %w; `fractal-lazy pool create --size 20G` makes a pool there", ErrNotReady, root, err)
 }
 
 // lookup finds a volume by name.
@@ -266,7 +271,7 @@ func (m *Manager) Close(ctx context.Context) error {
 // close ends the use of one volume; down bounds the local part of it.
 func (m *Manager) close(ctx, down context.Context, v *vol) error {
 	left, err := m.leaveBound(down, v, ctx.Err() == nil)
-	upload := ctx.Err() == nil && m.isRunning()
+	upload := ctx.Err() == nil && m.isRunning() && m.pub != nil // without a Hive there is nothing to wait for
 	switch {
 	case err != nil:
 		return err

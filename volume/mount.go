@@ -123,6 +123,9 @@ func (m *Manager) mountNow(ctx context.Context, v *vol) error {
 	if err := checkFUSE(); err != nil {
 		return err
 	}
+	if err := m.checkShared(); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(v.snaps(), 0o700); err != nil {
 		return err
 	}
