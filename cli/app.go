@@ -100,7 +100,7 @@ Most commands ask the daemon that ` + "`fractal-lazy run`" + ` starts, over its 
 			root.AddCommand(c)
 		}
 	}
-	add("volumes", a.volumeCommand(), a.snapshotCommand(), a.snapshotsCommand(), a.restoreCommand(), a.cloneCommand(), a.browseCommand(), a.purgeCommand(),
+	add("volumes", a.volumeCommand(), a.snapshotCommand(), a.snapshotsCommand(), a.restoreCommand(), a.cloneCommand(), a.browseCommand(), a.diffCommand(), a.purgeCommand(),
 		a.removeSnapshotCommand(), a.flushCommand(), a.hydrateCommand(), a.verifyCommand(), a.scheduleCommand(), a.scheduledCommand(), a.statusCommand())
 	add("serve", a.runCommand(), a.hiveCommand())
 	add("setup", a.keyCommand(), a.poolCommand(), a.versionCommand())

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"fractal-lazy/volume"
 )
@@ -54,9 +55,19 @@ func TestCommands_TimeMachine(t *testing.T) {
 		a.run("hydrate", "--wait", name).want(t, ExitOK)
 		a.run("volume", "umount", name).want(t, ExitOK)
 	}
+	a.run("diff", "db", "1", "2").want(t, ExitOK, `M file   "/file"`, "1 changes from generation 1")
+	a.run("diff", "db", "2", "2").want(t, ExitOK, "0 changes")
+	a.run("diff", "db", "2", "99").want(t, ExitUnknown, "no such snapshot")
+	if r := decode[struct {
+		Changes []volume.Change
+		Result  volume.DiffResult
+	}](t, a.run("diff", "--json", "db", "1", "2").want(t, ExitOK)); len(r.Changes) != 1 || r.Result.Changes != 1 || r.Changes[0].Kind != "changed" {
+		t.Errorf("%+v", r)
+	}
 	dir := t.TempDir()
 	a.mounted(t, "db")
 	a.run("hydrate", "--wait", "db").want(t, ExitOK)
+	a.run("flush", "db").want(t, ExitOK)
 	a.run("browse", "db", "1", dir).want(t, ExitOK, "generation 1", dir)
 	if b, err := os.ReadFile(filepath.Join(dir, "file")); err != nil || string(b) != "one" {
 		t.Errorf("%q, %v", b, err)
@@ -69,6 +80,12 @@ func TestCommands_TimeMachine(t *testing.T) {
 	a.run("browse", "db", "99").want(t, ExitUnknown, "no such snapshot")
 
 	a.run("purge", "db", "2h:2h").want(t, ExitUsage, "use \"2h\"")
+	// Times are whole seconds: the first has to be older than none.
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if strings.Contains(a.run("purge", "db", "0h", "--dry-run").want(t, ExitOK).out, "would remove") {
+			break
+		}
+	}
 	a.run("purge", "db", "0h", "--dry-run").want(t, ExitOK, "would remove", "older than 0h", "it is the newest")
 	n := len(decode[[]volume.SnapshotInfo](t, a.run("snapshots", "db", "--json").want(t, ExitOK)))
 	res := decode[volume.PurgeResult](t, a.run("purge", "db", "0h", "--remote", "--json").want(t, ExitOK))

@@ -26,6 +26,7 @@ type Volumes interface {
 	RemoveSnapshot(ctx context.Context, name, snapshot string, force bool) (volume.SnapshotInfo, error)
 	Browse(ctx context.Context, name, snapshot string) (view string, i volume.SnapshotInfo, err error)
 	EndBrowse(ctx context.Context, name, snapshot string) error
+	Diff(ctx context.Context, name, from, to string, each func(volume.Change) error) (volume.DiffResult, error)
 	Clone(ctx context.Context, name, snapshot, as string) (volume.RestoreResult, error)
 	Restore(ctx context.Context, name, snapshot string) (volume.RestoreResult, error)
 	Flush(ctx context.Context, name string, p func(volume.Progress)) (volume.SnapshotInfo, error)

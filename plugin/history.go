@@ -14,6 +14,7 @@ func (s *Server) historyRoutes(handle func(pattern string, fn http.HandlerFunc),
 	handle("POST "+volumes+"/{name}/purge", s.answer("purge", s.purge))
 	handle("POST "+volumes+"/{name}/snapshots/remove", s.answer("remove snapshot", s.removeSnapshot))
 	handle("POST "+volumes+"/{name}/browse", s.stream("browse", s.browse))
+	handle("POST "+volumes+"/{name}/diff", s.stream("diff", s.diff))
 	handle("POST "+volumes+"/{name}/clone", s.answer("clone", s.clone))
 	handle("POST "+volumes+"/{name}/restore", s.answer("restore", s.restore))
 }
@@ -92,4 +93,15 @@ func (s *Server) browse(r request) (any, error) {
 	}
 	path, err := waitMounted(r, view, volume.BrowseID)
 	return control.BrowseResult{Volume: view, Mountpoint: path, Snapshot: i}, err
+}
+
+func (s *Server) diff(r request) (any, error) {
+	var in control.DiffRequest
+	if err := decode(r.http, &in); err != nil {
+		return nil, err
+	}
+	return r.v.Diff(r.ctx, r.name, in.From, in.To, func(c volume.Change) error {
+		r.emit(control.Event{Change: &c})
+		return r.ctx.Err()
+	})
 }

@@ -73,7 +73,7 @@ func TestOpenAPI_HasEveryFieldOfEveryType(t *testing.T) {
 	api := readOpenAPI(t)
 	for _, v := range []any{control.Version{}, control.Setting{}, control.Status{}, volume.Health{}, volume.Check{}, volume.Info{}, volume.SnapshotInfo{},
 		volume.Progress{}, control.CreateRequest{}, control.MountRequest{}, control.MountResult{}, control.UnmountRequest{}, control.SnapshotRequest{},
-		control.HydrateRequest{}, control.PurgeRequest{}, volume.PurgeResult{}, volume.PurgeDecision{}, control.RemoveSnapshotRequest{},
+		control.HydrateRequest{}, control.DiffRequest{}, volume.DiffResult{}, volume.Change{}, control.PurgeRequest{}, volume.PurgeResult{}, volume.PurgeDecision{}, control.RemoveSnapshotRequest{},
 		control.BrowseRequest{}, control.BrowseResult{}, control.CloneRequest{}, control.RestoreRequest{}, volume.RestoreResult{}, control.VerifyRequest{},
 		volume.Verification{}, volume.Damage{}, control.Schedule{}, schedule.Listed{}, schedule.Due{}, control.JobRequest{}, control.Key{}, control.Event{}} {
 		typ := reflect.TypeOf(v)

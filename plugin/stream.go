@@ -35,6 +35,15 @@ func (e *events) progress(p volume.Progress) {
 	}
 }
 
+// emit sends a line, whatever was sent just before.
+func (e *events) emit(v control.Event) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.closed {
+		e.sendLocked(v)
+	}
+}
+
 func (e *events) sendLocked(v control.Event) {
 	if !e.begun {
 		e.begun = true
@@ -73,6 +82,7 @@ type request struct {
 	name string
 	v    Volumes
 	p    func(volume.Progress)
+	emit func(control.Event) // of a line that must not be left out
 }
 
 // stream makes a handler of a call that reports progress.
@@ -89,7 +99,7 @@ func (s *Server) stream(op string, fn func(request) (any, error)) http.HandlerFu
 			ctx, cancel := context.WithCancel(r.Context())
 			defer cancel()
 			defer context.AfterFunc(s.ctx, cancel)()
-			out, err = fn(request{ctx: ctx, http: r, name: r.PathValue("name"), v: v, p: e.progress})
+			out, err = fn(request{ctx: ctx, http: r, name: r.PathValue("name"), v: v, p: e.progress, emit: e.emit})
 			if err != nil {
 				err = s.unlessStopping(err)
 			}

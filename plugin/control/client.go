@@ -105,6 +105,16 @@ func (c *Client) Browse(ctx context.Context, name, snapshot string, end bool, p 
 	return stream[BrowseResult](ctx, c, volumePath(name, "/browse"), BrowseRequest{Snapshot: snapshot, End: end}, p)
 }
 
+// Diff calls each for every change between two snapshots; to empty: the newest.
+func (c *Client) Diff(ctx context.Context, name, from, to string, each func(volume.Change) error) (volume.DiffResult, error) {
+	return follow[volume.DiffResult](ctx, c, volumePath(name, "/diff"), DiffRequest{From: from, To: to}, func(e Event) error {
+		if e.Change == nil {
+			return nil
+		}
+		return each(*e.Change)
+	})
+}
+
 func (c *Client) Restore(ctx context.Context, name, snapshot string) (volume.RestoreResult, error) {
 	return call[volume.RestoreResult](ctx, c, "POST", volumePath(name, "/restore"), RestoreRequest{Snapshot: snapshot})
 }
@@ -169,6 +179,16 @@ func call[T any](ctx context.Context, c *Client, method, path string, body any) 
 
 // stream sends one request and reads events until its result.
 func stream[T any](ctx context.Context, c *Client, path string, body any, p func(volume.Progress)) (T, error) {
+	return follow[T](ctx, c, path, body, func(e Event) error {
+		if e.Progress != nil && p != nil {
+			p(*e.Progress)
+		}
+		return nil
+	})
+}
+
+// follow is stream, for who wants other lines than progress; an error of each ends it.
+func follow[T any](ctx context.Context, c *Client, path string, body any, each func(Event) error) (T, error) {
 	var out T
 	resp, err := c.send(ctx, "POST", path, body)
 	if err != nil {
@@ -190,8 +210,9 @@ func stream[T any](ctx context.Context, c *Client, path string, body any, p func
 				return out, fmt.Errorf("answer of the daemon at %s: %w", c.socket, err)
 			}
 			return out, nil
-		case e.Progress != nil && p != nil:
-			p(*e.Progress)
+		}
+		if err := each(e); err != nil {
+			return out, err
 		}
 	}
 	err = lines.Err()

@@ -16,6 +16,7 @@
 //	POST   /fractal/v1/volumes/{name}/snapshot      SnapshotRequest -> SnapshotInfo    (stream)
 //	GET    /fractal/v1/volumes/{name}/snapshots?local=true
 //	POST   /fractal/v1/volumes/{name}/restore       RestoreRequest -> RestoreResult
+//	POST   /fractal/v1/volumes/{name}/diff          DiffRequest -> DiffResult          (stream, with a line for each change)
 //	POST   /fractal/v1/volumes/{name}/clone         CloneRequest -> RestoreResult
 //	POST   /fractal/v1/volumes/{name}/purge         PurgeRequest -> PurgeResult
 //	POST   /fractal/v1/volumes/{name}/snapshots/remove  RemoveSnapshotRequest -> SnapshotInfo

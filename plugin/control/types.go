@@ -111,6 +111,12 @@ type BrowseResult struct {
 	Snapshot   volume.SnapshotInfo `json:"snapshot"`
 }
 
+// DiffRequest compares two snapshots; To empty: the newest.
+type DiffRequest struct {
+	From string `json:"from"`
+	To   string `json:"to,omitempty"`
+}
+
 // HydrateRequest starts hydration, or changes how it goes on. What is nil stays as it is.
 type HydrateRequest struct {
 	Wait  bool    `json:"wait,omitempty"`
@@ -143,9 +149,10 @@ type Key struct {
 	Privkey string `json:"privkey"`
 }
 
-// Event is one line of a stream: exactly one of Progress, Result and Error is there.
+// Event is one line of a stream: exactly one of Progress, Change, Result and Error is there.
 type Event struct {
 	Progress *volume.Progress `json:"progress,omitempty"`
+	Change   *volume.Change   `json:"change,omitempty"` // of a diff: any number of lines before the result
 	Result   json.RawMessage  `json:"result,omitempty"`
 	Error    string           `json:"error,omitempty"`
 	Code     Code             `json:"code,omitempty"`
