@@ -106,9 +106,9 @@ bench-snapshot: deps
 crash: deps
 	$(GO) run -tags crashtest ./tests/crash -images 2000 -rules 400
 
-## crash-short: the same with 200
+## crash-short: the same with 200 images (SEED=2 for others)
 crash-short: deps
-	$(GO) run -tags crashtest ./tests/crash -images 200
+	$(GO) run -tags crashtest ./tests/crash -images 200 -seed $(or $(SEED),1)
 
 ## posix: pjdfstest, xfstests and fsx on mounts of ours, beside plain BTRFS (PJDFSTEST=DIR XFSTESTS=DIR; about 2 hours; POSIX="-tests generic/013 -only chmod -ops 4000" for less; docs/POSIX.md)
 posix:

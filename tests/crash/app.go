@@ -164,10 +164,10 @@ func (s *server) do(r *request, out *reply) error {
 			defer f.Close()
 		}
 	}
-	return s.file(f, r, out)
+	return s.file(f, path, r, out)
 }
 
-func (s *server) file(f *os.File, r *request, out *reply) error {
+func (s *server) file(f *os.File, path string, r *request, out *reply) error {
 	fd := int(f.Fd())
 	switch r.Op {
 	case "create":
@@ -183,6 +183,16 @@ func (s *server) file(f *os.File, r *request, out *reply) error {
 	case "write":
 		_, err := f.WriteAt(content(r.Seed, r.Off, r.N), int64(r.Off))
 		return err
+	case "mmap":
+		at := r.Off &^ (page - 1)
+		m, err := unix.Mmap(fd, int64(at), int(r.Off-at+r.N), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		if err != nil {
+			return fmt.Errorf("mmap: %w", err)
+		}
+		copy(m[r.Off-at:], content(r.Seed, r.Off, r.N))
+		return unix.Munmap(m)
+	case "direct":
+		return writeDirect(path, r)
 	case "truncate":
 		return f.Truncate(int64(r.Off))
 	case "punch":
@@ -201,6 +211,30 @@ func (s *server) file(f *os.File, r *request, out *reply) error {
 		return unix.Fdatasync(fd)
 	}
 	return fmt.Errorf("unknown operation %q", r.Op)
+}
+
+// writeDirect writes whole sectors through a handle of its own with O_DIRECT, beside one that may be open without.
+func writeDirect(path string, r *request) error {
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open with O_DIRECT: %w", err)
+	}
+	defer unix.Close(fd)
+	// A mapping begins at a page, which is what O_DIRECT asks of the memory.
+	m, err := unix.Mmap(-1, 0, int(r.N), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		return err
+	}
+	defer unix.Munmap(m)
+	copy(m, content(r.Seed, r.Off, r.N))
+	for done := 0; done < len(m); {
+		n, err := unix.Pwrite(fd, m[done:], int64(r.Off)+int64(done))
+		if err != nil {
+			return fmt.Errorf("write with O_DIRECT: %w", err)
+		}
+		done += n
+	}
+	return nil
 }
 
 // content is n bytes for offset off of a file, never zero, the same for the

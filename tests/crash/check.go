@@ -200,6 +200,26 @@ func (c *checker) renamedFrom(k key, f found) bool {
 			return true
 		}
 	}
+	return c.wasRenamedAway(k, f.id)
+}
+
+// wasRenamedAway reports whether k is the name that a file had before it was
+// renamed, and that file has been removed since under its later name.
+func (c *checker) wasRenamedAway(k key, id int) bool {
+	if n := c.m.nodes[id]; n.removed < 0 || n.removed > c.at {
+		return false
+	}
+	left := -1 // the moment at which k stopped to stand for the file
+	for i, b := range c.m.names[k] {
+		if i > 0 && c.m.names[k][i-1].id == id {
+			left = b.begin
+		}
+	}
+	for other, history := range c.m.names {
+		if other != k && left >= 0 && slices.ContainsFunc(history, func(b binding) bool { return b.id == id && b.begin == left }) {
+			return true
+		}
+	}
 	return false
 }
 

@@ -27,9 +27,9 @@ func TestMain(m *testing.M) {
 func TestCrash_ImagesOfAllStatesAreRight(t *testing.T) {
 	kit.NeedRoot(t)
 	dir := t.TempDir()
-	res, err := config{images: 36, perRun: 6, seed: 11, dir: dir}.crash(context.Background())
+	res, err := config{images: 12, perRun: 2, seed: 11, dir: dir}.crash(context.Background())
 	kit.Must(t, err)
-	if res.bad > 0 || res.images != 36 {
+	if res.bad > 0 || res.images != 12 {
 		t.Errorf("%d of %d images are wrong", res.bad, res.images)
 	}
 	kit.NoLeaks(t, dir)

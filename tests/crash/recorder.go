@@ -97,7 +97,7 @@ func (r *recorder) path() string { return filepath.Join(r.dir, recorderFile) }
 // close unmounts. The loop device must be gone.
 func (r *recorder) close() error {
 	var err error
-	for range 100 {
+	for range 3000 {
 		if err = r.server.Unmount(); err == nil {
 			<-r.done
 			return os.Remove(r.dir)

@@ -8,13 +8,18 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"fractal-lazy/backing"
 	"fractal-lazy/fusefs"
 	"fractal-lazy/lazy"
+	"fractal-lazy/store"
+	"fractal-lazy/store/faulty"
 
+	"github.com/ipfs/go-cid"
 	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
 )
 
 // variant is how a run is set up.
@@ -103,7 +108,7 @@ func (w *world) record(v variant, seed uint64) (rec *recording, err error) {
 		return nil, err
 	}
 	undo = append(undo, func() error { return unmount(pool) })
-	d := &driver{w: w, v: v, volume: filepath.Join(pool, volumeName), mnt: mnt}
+	d := &driver{w: w, v: v, volume: filepath.Join(pool, volumeName), mnt: mnt, seed: seed}
 	if err := d.start(); err != nil {
 		return nil, errors.Join(err, d.stop())
 	}
@@ -113,12 +118,79 @@ func (w *world) record(v variant, seed uint64) (rec *recording, err error) {
 		mnt = d.volume
 	}
 	k := &work{m: rec.model, rec: r, dir: mnt, plain: plain}
+	also := []func() error{snapshots(pool, d, seed)}
+	if plain {
+		also = append(also, commits(d.volume, seed))
+	}
 	err = k.run(seed, v.ops)
+	for _, halt := range also {
+		err = errors.Join(err, halt())
+	}
 	r.mu.Lock()
 	rec.log = slices.Clip(r.log)
 	r.mu.Unlock()
 	rec.moments, rec.ops, rec.live = k.moments, k.ops, k.problems
 	return rec, errors.Join(err, d.stop())
+}
+
+// snapshots has the volume snapshotted at random moments, as the daemon does, and keeps the last two. The function it returns ends it.
+func snapshots(pool string, d *driver, seed uint64) (halt func() error) {
+	random := rand.New(rand.NewPCG(seed, 3))
+	n := 0
+	name := func(n int) string { return filepath.Join(pool, fmt.Sprint("snapshot-", n)) }
+	return again(func() time.Duration { return time.Duration(50+random.IntN(200)) * time.Millisecond }, func() error {
+		take := func() error { return backing.Snapshot(d.volume, name(n), true) }
+		if d.fs != nil {
+			freeze := take
+			take = func() error { return d.fs.Freeze(freeze) }
+		}
+		if err := take(); err != nil {
+			return err
+		}
+		n++
+		if n <= 2 {
+			return nil
+		}
+		return backing.DeleteSubvolume(name(n - 3))
+	})
+}
+
+// again does something again and again, a while after it was done before, until halt is called.
+func again(pause func() time.Duration, do func() error) (halt func() error) {
+	stop, done := make(chan struct{}), make(chan error, 1)
+	go func() {
+		for {
+			select {
+			case <-stop:
+				done <- nil
+				return
+			case <-time.After(pause()):
+			}
+			if err := do(); err != nil {
+				done <- err
+				return
+			}
+		}
+	}()
+	return func() error { close(stop); return <-done }
+}
+
+// commits does what the driver does beside the applications while it fills directories (package lazy's
+// committer): it begins commits at random moments, and waits for them. The function it returns ends it.
+func commits(volume string, seed uint64) (halt func() error) {
+	random := rand.New(rand.NewPCG(seed, 2))
+	return again(func() time.Duration { return time.Duration(random.IntN(60)) * time.Millisecond }, func() error {
+		fd, err := unix.Open(volume, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		id, err := backing.StartSync(fd)
+		if err != nil {
+			return err
+		}
+		return backing.WaitSync(fd, id)
+	})
 }
 
 // driver serves the volume as the daemon does.
@@ -127,6 +199,7 @@ type driver struct {
 	v      variant
 	volume string
 	mnt    string
+	seed   uint64
 
 	bt     *backing.Tree
 	tree   *lazy.Tree
@@ -141,7 +214,7 @@ func (d *driver) start() error {
 		return err
 	}
 	log := zerolog.New(os.Stderr).Level(zerolog.ErrorLevel)
-	d.tree, err = lazy.Open(context.Background(), d.bt, d.w.blocks, d.w.key.Sealer(), lazy.Options{Volume: volumeName, Log: log})
+	d.tree, err = lazy.Open(context.Background(), d.bt, d.unreliable(), d.w.key.Sealer(), lazy.Options{Volume: volumeName, Log: log})
 	if err != nil {
 		return err
 	}
@@ -171,6 +244,19 @@ func (d *driver) start() error {
 	}
 	d.fs, err = fusefs.Mount(d.bt, d.tree, d.mnt, fusefs.Options{NoPassthrough: !d.v.through, Log: log})
 	return err
+}
+
+// unreliable is the block store, of which one answer in twenty fails.
+func (d *driver) unreliable() store.Store {
+	var mu sync.Mutex
+	random := rand.New(rand.NewPCG(d.seed, 4))
+	st := faulty.New(d.w.blocks)
+	st.Inject(faulty.Rule{Op: faulty.Get, Fault: faulty.Fail(store.ErrUnavailable), Match: func(cid.Cid) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return random.IntN(20) == 0
+	}})
+	return st
 }
 
 func (d *driver) stop() error {

@@ -219,7 +219,14 @@ func (u *user) change(n *node) error {
 	old := n.now()
 	r := u.on(n, "write")
 	var next state
-	switch u.r.IntN(12) {
+	switch u.r.IntN(14) {
+	case 12: // through a mapping, which cannot make the file longer
+		if r.Off, r.N = u.offset(old.size+1), u.length(); r.Off+1 >= old.size {
+			return nil
+		}
+		r.Op, r.N = "mmap", min(r.N, old.size-r.Off)
+	case 13:
+		r.Op, r.Off, r.N = "direct", u.offset(old.size+1)&^(page-1), (u.length()+page-1)&^(page-1)
 	case 0, 1, 2, 3: // somewhere
 		r.Off, r.N = u.offset(old.size+1), u.length()
 	case 4, 5: // at the end, or behind it
@@ -237,7 +244,7 @@ func (u *user) change(n *node) error {
 		r.Op, r.Off, r.N = "zero", u.offset(old.size+1), u.length()
 	}
 	switch r.Op {
-	case "write":
+	case "write", "mmap", "direct":
 		r.Seed = u.r.Uint64()
 		next = old.written(r.Off, content(r.Seed, r.Off, r.N))
 	case "truncate":
