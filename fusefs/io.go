@@ -53,8 +53,9 @@ func (f *FS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint3
 	do := func() error {
 		return f.change(func() error {
 			return f.maybePlain(c, kill, n.fdW, func() (err error) {
+				put := keepCaps(n.fdW, in.WriteFlags)
 				written, err = pwriteAll(n.fdW, data, int64(in.Offset))
-				return err
+				return errors.Join(err, put())
 			})
 		})
 	}
@@ -64,6 +65,24 @@ func (f *FS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint3
 	}
 	return uint32(written), c.end(err)
 }
+
+// keepCaps returns what puts the capabilities of a file back after a write: one that brings what was stored through a
+// mapping must not take them away, as any other does.
+func keepCaps(fd int, flags uint32) func() error {
+	var caps [64]byte
+	n := 0
+	if flags&fuse.WRITE_CACHE != 0 {
+		n, _ = unix.Fgetxattr(fd, capsXattr, caps[:]) // -1 where there are none
+	}
+	return func() error {
+		if n <= 0 {
+			return nil
+		}
+		return unix.Fsetxattr(fd, capsXattr, caps[:n], 0)
+	}
+}
+
+const capsXattr = "security.capability"
 
 // aroundWrite runs do, which writes [off, off+n) of nd, under its residency.
 func (f *FS) aroundWrite(ctx context.Context, nd *node, off, n uint64, do func() error) error {

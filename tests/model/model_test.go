@@ -77,6 +77,10 @@ func TestScript_WhatTheModelFound(t *testing.T) {
 		{"a punch of what is not here moves the time", []op{
 			{Kind: "open", Path: "data", H: 1, Flags: unix.O_RDWR}, {Kind: "fallocate", H: 1, N: 8192, Mode: punch},
 		}},
+		{"a store through a mapping leaves the capabilities", []op{
+			{Kind: "setxattr", Path: "data", To: "security.capability", Mode: 1024}, {Kind: "open", Path: "data", H: 1, Flags: unix.O_RDWR},
+			{Kind: "mmap", H: 1, N: 8192, Mode: unix.PROT_READ | unix.PROT_WRITE, Flags: unix.MAP_SHARED, Seed: 7},
+		}},
 		{"one name of a FIFO is changed, the other one is not here", []op{
 			{Kind: "chmod", Path: "b/fifo", Mode: 0o640}, {Kind: "chown", Path: "b/link", Mode: 1000<<16 | 1000}, {Kind: "setxattr", Path: "b/device", To: "trusted.t", N: 5},
 			{Kind: "snapshot"},
