@@ -29,7 +29,7 @@ PLUGINDIR = build/plugin/$(ARCH)
 PREFIX ?= /usr/local
 UNITS  ?= /etc/systemd/system
 
-.PHONY: build test test-docker demo demo-short bench-mount bench-start bench-snapshot fuzz deps vet clean plugin plugin-rootfs plugin-push install uninstall crash crash-short posix model
+.PHONY: build test test-docker demo demo-short bench-mount bench-start bench-snapshot bench-fs fuzz deps vet clean plugin plugin-rootfs plugin-push install uninstall crash crash-short posix model
 
 ## build: bin/fractal-lazy, one static file
 build:
@@ -101,6 +101,12 @@ bench-snapshot: deps
 	@type restic borg zstd openssl >/dev/null 2>&1 || apt-get -qq install -y --no-install-recommends restic borgbackup zstd openssl || true
 	$(GO) build -o build/bench-snapshot ./tests/bench/snapshot
 	build/bench-snapshot $(BENCH)
+
+## bench-fs: files and names on a mount beside plain BTRFS and the stock loopback (BENCH=-short, BENCH=-settings)
+bench-fs:
+	@.ci/install fio postgresql-15 sqlite3 git
+	$(GO) build -o build/bench-fs ./tests/bench/fs
+	unshare --mount --propagation private build/bench-fs $(BENCH)
 
 ## crash: 2,000 crashes of a half-fetched volume, each mounted and compared; then each rule switched off, which has to be found
 crash: deps

@@ -76,6 +76,9 @@ func (f *FS) reach(ino uint64) (fd int, release func(), err error) {
 		}
 		f.drop(n)
 	}
+	if d := f.dirs.get(ino); d != nil {
+		return d.fd, d.release, nil
+	}
 	fd, err = f.tree.Open(ino, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC)
 	if err != nil {
 		return -1, nil, err

@@ -144,16 +144,30 @@ func keepsSuid(fd int, pid uint32) bool {
 	return err == nil && statusMask(b, "CapEff:")&(1<<unix.CAP_FSETID) != 0
 }
 
-// masked returns the mode to create with in the directory dirfd, and the bits
+// masked returns the mode to create with in the directory d, and the bits
 // to add afterwards. The caller's umask counts unless the directory has a default ACL, which BTRFS
 // then applies itself. This process's own umask, which belongs to all of its
 // threads, cannot be set for one call; what it takes away too much is given back.
-func (f *FS) masked(dirfd int, mode, umask uint32) (create, add uint32) {
-	if n, err := unix.Fgetxattr(dirfd, "system.posix_acl_default", nil); err == nil && n > 0 {
+func (f *FS) masked(d *dirHandle, mode, umask uint32) (create, add uint32) {
+	if f.hasDefaultACL(d) {
 		return mode, 0
 	}
 	mode &^= umask & 0o777
 	return mode, mode & f.ident.umask & 0o777
+}
+
+const defaultACL = "system.posix_acl_default"
+
+// hasDefaultACL looks once: the kernel lets nobody create in a directory while its ACL is changed, which SetXAttr and
+// RemoveXAttr note. Filling sets ACLs too, but ends before a volume is complete.
+func (f *FS) hasDefaultACL(d *dirHandle) bool {
+	if d.noACL.Load() {
+		return false
+	}
+	complete := f.res.Complete()
+	n, err := unix.Fgetxattr(d.fd, defaultACL, nil)
+	d.noACL.Store(complete && err == unix.ENODATA)
+	return err == nil && n > 0
 }
 
 // addMode gives name in dirfd the permission bits add on top of those it has.

@@ -1,26 +1,33 @@
 package fusefs
 
 import (
+	"container/list"
 	"encoding/binary"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
 
-// dirHandle is an open directory. Offsets are BTRFS's own, which belong to the
-// names: they stay the same while other names come and go, and mean the same through every handle.
+// dirHandle is an open directory (dirs.go). Offsets are BTRFS's own, which belong to the
+// names: they stay the same while other names come and go, and mean the same to everyone who lists it.
 type dirHandle struct {
+	all *dirs
 	ino uint64
 	fd  int
+
+	users int           // under all.mu
+	gone  bool          // under all.mu: no longer in all
+	idle  *list.Element // under all.mu: in all.idle, while there are no users
+
+	noACL atomic.Bool // it has no default ACL
 
 	mu   sync.Mutex
 	buf  []byte // names read from fd and not yet sent
 	room []byte // where buf lies
 	next uint64 // offset at which buf begins
 }
-
-func (d *dirHandle) close() { unix.Close(d.fd) }
 
 // dirBuffer is how much of a directory is read at once.
 const dirBuffer = 32 << 10
@@ -71,39 +78,29 @@ func (d *dirHandle) take(e *fuse.DirEntry, size int) {
 	d.next = e.Off
 }
 
-// OpenDir is FUSE_OPENDIR. The kernel keeps the listing: every change of it goes through the kernel.
+// OpenDir is FUSE_OPENDIR. Listings name their directory by its node id, so nothing has to be opened, and ENOSYS makes the kernel stop
+// asking. It then keeps each listing from one opendir(3) to the next: every change of it goes through the kernel.
 func (f *FS) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	c := f.begin("opendir", cancel, &in.InHeader)
-	fd, err := f.directory(c, c.ino, unix.O_RDONLY)
-	if err != nil {
-		return c.end(err)
+	if f.noOpenDir {
+		return c.end(unix.ENOSYS)
 	}
-	h := &handle{dir: &dirHandle{ino: c.ino, fd: fd}}
-	f.handles.add(h)
-	out.Fh = h.id
-	out.OpenFlags = fuse.FOPEN_CACHE_DIR | fuse.FOPEN_KEEP_CACHE
+	if !f.opt.Without.ListingCache {
+		out.OpenFlags = fuse.FOPEN_CACHE_DIR | fuse.FOPEN_KEEP_CACHE
+	}
 	return c.end(nil)
-}
-
-// ReleaseDir is FUSE_RELEASEDIR.
-func (f *FS) ReleaseDir(in *fuse.ReleaseIn) {
-	c := f.begin("releasedir", nil, &in.InHeader)
-	if h := f.handles.remove(in.Fh); h != nil {
-		f.closeHandle(h)
-	}
-	c.end(nil)
 }
 
 // ReadDir is FUSE_READDIR.
 func (f *FS) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	c := f.begin("readdir", cancel, &in.InHeader)
-	return c.end(f.readdir(in, func(d *dirHandle, e fuse.DirEntry) bool { return out.AddDirEntry(e) }))
+	return c.end(f.readdir(c, in, func(d *dirHandle, e fuse.DirEntry) bool { return out.AddDirEntry(e) }))
 }
 
 // ReadDirPlus is FUSE_READDIRPLUS: each name with its attributes, as if looked up.
 func (f *FS) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	c := f.begin("readdirplus", cancel, &in.InHeader)
-	return c.end(f.readdir(in, func(d *dirHandle, e fuse.DirEntry) bool {
+	return c.end(f.readdir(c, in, func(d *dirHandle, e fuse.DirEntry) bool {
 		entry := out.AddDirLookupEntry(e)
 		if entry == nil {
 			return false
@@ -122,15 +119,12 @@ func (f *FS) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirE
 }
 
 // readdir gives add the names from in.Offset on until it returns false.
-func (f *FS) readdir(in *fuse.ReadIn, add func(*dirHandle, fuse.DirEntry) bool) error {
-	h, err := f.handles.get(in.Fh)
+func (f *FS) readdir(c *call, in *fuse.ReadIn, add func(*dirHandle, fuse.DirEntry) bool) error {
+	d, err := f.directory(c, c.ino)
 	if err != nil {
 		return err
 	}
-	d := h.dir
-	if d == nil {
-		return unix.ENOTDIR
-	}
+	defer d.release()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err := d.seek(in.Offset); err != nil {

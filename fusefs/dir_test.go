@@ -4,9 +4,11 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -114,6 +116,95 @@ func TestReadDir_RemovedDirectoryIsEmpty(t *testing.T) {
 		must(t, unix.Fstat(fd, &st))
 		_, err = unix.Openat(fd, "x", unix.O_CREAT|unix.O_RDWR, 0o644)
 		wantErr(t, "create in a removed directory", err, unix.ENOENT)
+	})
+}
+
+func TestReadDir_RemovedDirectoryStaysWhileItIsOpen(t *testing.T) {
+	onEach(t, func(t *testing.T, dir string) {
+		d := filepath.Join(dir, "d")
+		must(t, os.Mkdir(d, 0o755))
+		fd, err := unix.Open(d, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+		must(t, err)
+		defer unix.Close(fd)
+		must(t, unix.Rmdir(d))
+		time.Sleep(victimKeep + victimKeep/2) // longer than what loses its name is kept anyway
+		var st unix.Stat_t
+		must(t, unix.Fstat(fd, &st))
+		if st.Nlink != 0 {
+			t.Errorf("a removed directory has %d links", st.Nlink)
+		}
+		must(t, unix.Fsync(fd))
+		must(t, unix.Fchmod(fd, 0o700))
+	})
+}
+
+func TestDirs_FewStayOpenAndNoneThatIsRemoved(t *testing.T) {
+	w := newWorld(t)
+	const many = 3 * dirLimit
+	for i := range many {
+		must(t, os.MkdirAll(filepath.Join(w.mnt, fmt.Sprint(i), "in"), 0o755))
+		must(t, os.WriteFile(filepath.Join(w.mnt, fmt.Sprint(i), "file"), nil, 0o644))
+	}
+	w.FS.dirs.mu.Lock()
+	open := len(w.FS.dirs.byIno)
+	w.FS.dirs.mu.Unlock()
+	if open == 0 || open > dirLimit {
+		t.Errorf("%d directories are open, want some and at most %d", open, dirLimit)
+	}
+	for i := range many {
+		must(t, os.RemoveAll(filepath.Join(w.mnt, fmt.Sprint(i))))
+	}
+	end := time.Now().Add(30 * time.Second)
+	for {
+		w.FS.dirs.mu.Lock()
+		open = len(w.FS.dirs.byIno)
+		w.FS.dirs.mu.Unlock()
+		w.FS.victims.mu.Lock()
+		kept := len(w.FS.victims.kept)
+		w.FS.victims.mu.Unlock()
+		if open <= 1 && kept == 0 { // the root
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d directories are open and %d kept after all were removed", open, kept)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func TestCreate_SeesADefaultACLThatCameLater(t *testing.T) {
+	onEach(t, func(t *testing.T, dir string) {
+		d := filepath.Join(dir, "d")
+		must(t, os.Mkdir(d, 0o755))
+		// Where the directory has a default ACL the umask does not count.
+		has := func(name string) bool {
+			p := filepath.Join(d, name)
+			defer unix.Umask(unix.Umask(0o022))
+			must(t, os.WriteFile(p, nil, 0o666))
+			var st unix.Stat_t
+			must(t, unix.Stat(p, &st))
+			_, err := unix.Getxattr(p, "system.posix_acl_access", nil)
+			if masked := st.Mode&0o020 == 0; masked == (err == nil) {
+				t.Errorf("%s: mode %o, ACL %v", name, st.Mode, err)
+			}
+			return err == nil
+		}
+		if has("before") {
+			t.Error("a file has an ACL before its directory has one")
+		}
+		out, err := exec.Command("setfacl", "-d", "-m", "u:1234:rw,g::rw", d).CombinedOutput()
+		if err != nil {
+			t.Fatalf("setfacl: %v: %s", err, out)
+		}
+		if !has("after") {
+			t.Error("a file did not get the default ACL that its directory had got")
+		}
+		if out, err := exec.Command("setfacl", "-k", d).CombinedOutput(); err != nil {
+			t.Fatalf("setfacl: %v: %s", err, out)
+		}
+		if has("later") {
+			t.Error("a file got a default ACL that was taken away")
+		}
 	})
 }
 

@@ -126,17 +126,17 @@ func (f *FS) tmpfile(c *call, in *fuse.CreateIn, out *fuse.CreateOut) error {
 	if err := f.roomForInode(); err != nil {
 		return err
 	}
-	dirfd, err := f.tree.Open(c.ino, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC)
+	d, err := f.openDir(c.ino)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(dirfd)
+	defer d.release()
 	fd := -1
 	err = f.change(func() error {
-		mode, add := f.masked(dirfd, in.Mode&^unix.S_IFMT, in.Umask)
+		mode, add := f.masked(d, in.Mode&^unix.S_IFMT, in.Umask)
 		err := f.as(in.Uid, in.Gid, func() (err error) {
 			flags := unix.O_TMPFILE | unix.O_RDWR | unix.O_LARGEFILE | unix.O_CLOEXEC | int(in.Flags&unix.O_EXCL)
-			fd, err = unix.Openat(dirfd, ".", flags, mode)
+			fd, err = unix.Openat(d.fd, ".", flags, mode)
 			return err
 		})
 		if err != nil {

@@ -36,6 +36,7 @@ type FS struct {
 	ident      identity
 	dev        uint64 // st_dev of the subvolume
 	magic      bool   // the kernel negotiated FUSE_PASSTHROUGH
+	noOpenDir  bool   // the kernel need not open directories
 
 	passOff atomic.Bool // passthrough was refused for good
 	fenced  atomic.Bool
@@ -55,6 +56,7 @@ type FS struct {
 	nodes   nodes
 	victims victims
 	behind  behind
+	dirs    dirs
 }
 
 var _ fuse.RawFileSystem = (*FS)(nil)
@@ -89,6 +91,11 @@ func Mount(tree Tree, res Residency, mountpoint string, opt Options) (*FS, error
 	f.handles.byID = map[uint64]*handle{}
 	f.nodes.byIno = map[uint64]*node{}
 	f.behind.f, f.behind.seen = f, map[uint64]uint64{}
+	f.dirs.byIno, f.dirs.limit = map[uint64]*dirHandle{}, dirLimit
+	if opt.Without.OpenDirectories {
+		f.dirs.limit = 0
+	}
+	f.victims.kept = map[uint64]int{}
 	f.passOff.Store(opt.NoPassthrough)
 	server, err := f.connect()
 	if err != nil {
@@ -132,6 +139,7 @@ func (f *FS) serve() {
 	f.calls.Wait()
 	f.victims.close()
 	f.behind.close()
+	f.dirs.close()
 	f.closeAll()
 }
 
@@ -146,7 +154,7 @@ func (f *FS) mountOptions() *fuse.MountOptions {
 		DirectMountStrict:        true,
 		DirectMountFlags:         unix.MS_MGC_VAL, // no flags: neither nosuid nor nodev
 		EnableAcl:                true,
-		EnableSymlinkCaching:     true,
+		EnableSymlinkCaching:     !f.opt.Without.SymlinkCache,
 		ExplicitDataCacheControl: true,
 		Debug:                    f.opt.Debug,
 		Logger:                   log.New(logWriter{f}, "", 0),
@@ -165,6 +173,15 @@ func (f *FS) mountOptions() *fuse.MountOptions {
 	if f.opt.NoPassthrough {
 		o.DisabledCapabilities |= fuse.CAP_PASSTHROUGH
 	}
+	if f.opt.Without.ReadDirPlus {
+		o.DisabledCapabilities |= fuse.CAP_READDIRPLUS | fuse.CAP_READDIRPLUS_AUTO
+	}
+	if f.opt.Without.ReadDirPlusAuto {
+		o.DisabledCapabilities |= fuse.CAP_READDIRPLUS_AUTO
+	}
+	if f.opt.Without.KillPriv {
+		o.DisabledCapabilities |= fuse.CAP_HANDLE_KILLPRIV_V2
+	}
 	return o
 }
 
@@ -181,6 +198,7 @@ func (f *FS) String() string { return "fractal-lazy" }
 
 // Init is called by the protocol library once the connection is negotiated.
 func (f *FS) Init(s *fuse.Server) {
+	f.noOpenDir = s.KernelSettings().Flags64()&fuse.CAP_NO_OPENDIR_SUPPORT != 0 && !f.opt.Without.NoOpenDir && !f.opt.Without.ListingCache
 	f.magic = s.KernelSettings().Flags64()&fuse.CAP_PASSTHROUGH != 0
 	if !f.magic && !f.opt.NoPassthrough {
 		f.passOff.Store(true)

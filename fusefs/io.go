@@ -11,7 +11,7 @@ import (
 // Read is FUSE_READ. The data goes from the page cache of the backing file to the kernel without passing our memory.
 func (f *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	c := f.begin("read", cancel, &in.InHeader)
-	h, err := f.handles.file(in.Fh)
+	h, err := f.handles.get(in.Fh)
 	if err != nil {
 		return nil, c.end(err)
 	}
@@ -37,7 +37,7 @@ func (f *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Rea
 // the size of the file, and the descriptor written to is not O_APPEND.
 func (f *FS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
 	c := f.begin("write", cancel, &in.InHeader)
-	h, err := f.handles.file(in.Fh)
+	h, err := f.handles.get(in.Fh)
 	if err == nil && h.node.fdW < 0 {
 		err = unix.EBADF
 	}
@@ -140,9 +140,6 @@ func (f *FS) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut)
 	if in.Whence != unix.SEEK_DATA && in.Whence != unix.SEEK_HOLE {
 		return c.end(unix.EINVAL)
 	}
-	if h.node == nil {
-		return c.end(unix.EINVAL)
-	}
 	if !f.flushMapped(h.node) {
 		out.Offset, err = allData(h.node.fdR, in.Offset, in.Whence)
 		return c.end(err)
@@ -191,7 +188,7 @@ func allData(fd int, off uint64, whence uint32) (uint64, error) {
 // Fallocate is FUSE_FALLOCATE: preallocation, punching, zeroing. The kernel refuses the modes that BTRFS has not either.
 func (f *FS) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 	c := f.begin("fallocate", cancel, &in.InHeader)
-	h, err := f.handles.file(in.Fh)
+	h, err := f.handles.get(in.Fh)
 	if err == nil && h.node.fdW < 0 {
 		err = unix.EBADF
 	}
@@ -238,11 +235,11 @@ func (f *FS) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRangeIn) (ui
 }
 
 func (f *FS) copyRange(c *call, in *fuse.CopyFileRangeIn) (int, error) {
-	src, err := f.handles.file(in.FhIn)
+	src, err := f.handles.get(in.FhIn)
 	if err != nil {
 		return 0, err
 	}
-	dst, err := f.handles.file(in.FhOut)
+	dst, err := f.handles.get(in.FhOut)
 	if err != nil {
 		return 0, err
 	}
@@ -308,7 +305,7 @@ const fsyncDataOnly = 1 // FUSE_FSYNC_FDATASYNC
 // Fsync is FUSE_FSYNC.
 func (f *FS) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	c := f.begin("fsync", cancel, &in.InHeader)
-	h, err := f.handles.file(in.Fh)
+	h, err := f.handles.get(in.Fh)
 	if err != nil {
 		return c.end(err)
 	}
@@ -318,14 +315,12 @@ func (f *FS) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 // FsyncDir is FUSE_FSYNCDIR.
 func (f *FS) FsyncDir(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	c := f.begin("fsyncdir", cancel, &in.InHeader)
-	h, err := f.handles.get(in.Fh)
-	if err == nil && h.dir == nil {
-		err = unix.EBADF
-	}
+	d, err := f.openDir(c.ino)
 	if err != nil {
 		return c.end(err)
 	}
-	return c.end(f.sync(c, h.dir.fd, in.FsyncFlags))
+	defer d.release()
+	return c.end(f.sync(c, d.fd, in.FsyncFlags))
 }
 
 func (f *FS) sync(c *call, fd int, flags uint32) error {

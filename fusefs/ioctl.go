@@ -14,6 +14,7 @@ const (
 	fsSetFlags  = 0x40086602 // FS_IOC_SETFLAGS
 	fsGetXattr  = 0x801c581f // FS_IOC_FSGETXATTR
 	fsSetXattr  = 0x401c5820 // FS_IOC_FSSETXATTR
+	ioctlDir    = 1 << 4     // FUSE_IOCTL_DIR
 	flagsSize   = 4          // an int, whatever the number of the ioctl says
 	fsxattrSize = 28         // struct fsxattr
 )
@@ -29,10 +30,11 @@ const (
 // Ioctl is FUSE_IOCTL.
 func (f *FS) Ioctl(cancel <-chan struct{}, in *fuse.IoctlIn, inbuf []byte, out *fuse.IoctlOut, outbuf []byte) fuse.Status {
 	c := f.begin("ioctl", cancel, &in.InHeader)
-	h, err := f.handles.get(in.Fh)
+	fd, nd, release, err := f.ioctlTarget(c, in)
 	if err != nil {
 		return c.end(err)
 	}
+	defer release()
 	var buf [32]byte
 	p := unsafe.Pointer(&buf[0])
 	size, set, freezes := flagsSize, false, false
@@ -54,12 +56,6 @@ func (f *FS) Ioctl(cancel <-chan struct{}, in *fuse.IoctlIn, inbuf []byte, out *
 	default:
 		return c.end(unix.ENOTTY)
 	}
-	fd := -1
-	if h.dir != nil {
-		fd = h.dir.fd
-	} else {
-		fd = h.node.fdR
-	}
 	do := func() error {
 		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), uintptr(in.Cmd), uintptr(p)); errno != 0 {
 			return errno
@@ -67,7 +63,7 @@ func (f *FS) Ioctl(cancel <-chan struct{}, in *fuse.IoctlIn, inbuf []byte, out *
 		return nil
 	}
 	if set {
-		err = f.setFlags(c, h, freezes, do)
+		err = f.setFlags(c, nd, freezes, do)
 		f.forgetAttr(c.ino) // the kernel does not know that it changes the ctime
 	} else if err = do(); err == nil {
 		if len(outbuf) < size {
@@ -79,14 +75,30 @@ func (f *FS) Ioctl(cancel <-chan struct{}, in *fuse.IoctlIn, inbuf []byte, out *
 	return c.end(err)
 }
 
+// ioctlTarget is what an ioctl works on: a file by its handle, a directory, whose node is nil, by its node id.
+func (f *FS) ioctlTarget(c *call, in *fuse.IoctlIn) (fd int, n *node, release func(), err error) {
+	if in.Flags&ioctlDir != 0 {
+		d, err := f.directory(c, c.ino)
+		if err != nil {
+			return -1, nil, nil, err
+		}
+		return d.fd, nil, d.release, nil
+	}
+	h, err := f.handles.get(in.Fh)
+	if err != nil {
+		return -1, nil, nil, err
+	}
+	return h.node.fdR, h.node, func() {}, nil
+}
+
 // setFlags runs do, which sets inode flags. Once a file is immutable or append-only nothing can be
-// fetched into it, so everything is fetched before; a directory was filled when it was opened.
-func (f *FS) setFlags(c *call, h *handle, freezes bool, do func() error) error {
+// fetched into it, so everything is fetched before; a directory is filled before its flags are looked at.
+func (f *FS) setFlags(c *call, n *node, freezes bool, do func() error) error {
 	change := func() error { return f.change(do) }
-	if h.node == nil {
+	if n == nil {
 		return change()
 	}
-	r := h.node.remote()
+	r := n.remote()
 	if r == nil {
 		return change()
 	}

@@ -9,16 +9,6 @@ import (
 // was opened by inode number, and never through a symbolic link: whatever is
 // renamed meanwhile, an operation stays inside the subvolume.
 
-// directory opens directory ino with all of its names there.
-func (f *FS) directory(c *call, ino uint64, flags int) (int, error) {
-	if !f.res.Complete() {
-		if err := f.res.Fill(c, ino); err != nil {
-			return -1, err
-		}
-	}
-	return f.tree.Open(ino, flags|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC)
-}
-
 // fillVictim fills name in dirfd if it is a directory, which is about to be removed: whether it is empty has to be known.
 func (f *FS) fillVictim(c *call, dirfd int, name string) error {
 	if f.res.Complete() {
@@ -74,12 +64,12 @@ func (f *FS) lookup(c *call, parent uint64, name string, st *unix.Statx_t) error
 		defer unix.Close(up)
 		return f.stat(up, "", st)
 	}
-	dirfd, err := f.directory(c, parent, unix.O_PATH)
+	d, err := f.directory(c, parent)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(dirfd)
-	return f.stat(dirfd, name, st)
+	defer d.release()
+	return f.stat(d.fd, name, st)
 }
 
 // statHandle is statIno for an inode reached by a file handle. One without a name is gone, unless a process has it open;
@@ -99,8 +89,8 @@ func (f *FS) statHandle(ino uint64, st *unix.Statx_t) error {
 	return nil
 }
 
-// Forget is FUSE_FORGET: nothing is remembered, so nothing is forgotten.
-func (f *FS) Forget(node, nlookup uint64) {}
+// Forget is FUSE_FORGET: nothing is remembered but directories that were removed while in use.
+func (f *FS) Forget(node, nlookup uint64) { f.victims.forget(nodeToIno(node)) }
 
 // Readlink is FUSE_READLINK.
 func (f *FS) Readlink(cancel <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.Status) {
@@ -130,13 +120,14 @@ func (f *FS) make(c *call, h *fuse.InHeader, name string, mode, umask uint32, ou
 	if err := f.roomForInode(); err != nil {
 		return err
 	}
-	dirfd, err := f.directory(c, c.ino, unix.O_RDONLY)
+	d, err := f.directory(c, c.ino)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(dirfd)
+	defer d.release()
+	dirfd := d.fd
 	err = f.change(func() error {
-		mode, add := f.masked(dirfd, mode, umask)
+		mode, add := f.masked(d, mode, umask)
 		if err := f.as(h.Uid, h.Gid, func() error { return do(dirfd, mode) }); err != nil {
 			return err
 		}
@@ -211,11 +202,12 @@ func (f *FS) remove(op string, cancel <-chan struct{}, h *fuse.InHeader, name st
 	if err := checkName(name); err != nil {
 		return c.end(err)
 	}
-	dirfd, err := f.directory(c, c.ino, unix.O_PATH)
+	d, err := f.directory(c, c.ino)
 	if err != nil {
 		return c.end(err)
 	}
-	defer unix.Close(dirfd)
+	defer d.release()
+	dirfd := d.fd
 	if flags&unix.AT_REMOVEDIR != 0 {
 		if err := f.fillVictim(c, dirfd, name); err != nil {
 			return c.end(err)
@@ -223,7 +215,7 @@ func (f *FS) remove(op string, cancel <-chan struct{}, h *fuse.InHeader, name st
 	}
 	victim := f.keepVictim(dirfd, name)
 	err = f.change(func() error { return unix.Unlinkat(dirfd, name, flags) })
-	f.victims.add(victim, err == nil)
+	f.removed(victim, err == nil)
 	return c.end(err)
 }
 
@@ -247,18 +239,19 @@ func (f *FS) rename(c *call, in *fuse.RenameIn, oldName, newName string) error {
 	if err := checkName(newName); err != nil {
 		return err
 	}
-	oldDir, err := f.directory(c, c.ino, unix.O_PATH)
+	from, err := f.directory(c, c.ino)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(oldDir)
-	newDir := oldDir
+	defer from.release()
+	to := from
 	if newIno != c.ino {
-		if newDir, err = f.directory(c, newIno, unix.O_PATH); err != nil {
+		if to, err = f.directory(c, newIno); err != nil {
 			return err
 		}
-		defer unix.Close(newDir)
+		defer to.release()
 	}
+	oldDir, newDir := from.fd, to.fd
 	if in.Flags&(unix.RENAME_EXCHANGE|unix.RENAME_NOREPLACE) == 0 {
 		if err := f.fillVictim(c, newDir, newName); err != nil {
 			return err
@@ -277,6 +270,6 @@ func (f *FS) rename(c *call, in *fuse.RenameIn, oldName, newName string) error {
 			return unix.Renameat2(oldDir, oldName, newDir, newName, uint(in.Flags))
 		})
 	})
-	f.victims.add(victim, err == nil)
+	f.removed(victim, err == nil)
 	return err
 }

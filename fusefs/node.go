@@ -32,11 +32,10 @@ type node struct {
 	backing      int32 // 0: none
 }
 
-// handle is one open file description.
+// handle is one open file description of a regular file. Directories have none (dirs.go).
 type handle struct {
 	id    uint64
-	node  *node // nil for a directory
-	dir   *dirHandle
+	node  *node
 	pass  bool
 	write bool
 	made  bool // by the open itself: the kernel has no attributes of it yet
@@ -68,15 +67,6 @@ func (t *handles) get(id uint64) (*handle, error) {
 		return h, nil
 	}
 	return nil, unix.EBADF
-}
-
-// file is get for a regular file.
-func (t *handles) file(id uint64) (*handle, error) {
-	h, err := t.get(id)
-	if err == nil && h.node == nil {
-		err = unix.EBADF
-	}
-	return h, err
 }
 
 func (t *handles) remove(id uint64) *handle {
@@ -269,10 +259,6 @@ func (f *FS) closeAll() {
 }
 
 func (f *FS) closeHandle(h *handle) {
-	if h.dir != nil {
-		h.dir.close()
-		return
-	}
 	f.leaveMode(h)
 	f.drop(h.node)
 }

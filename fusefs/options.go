@@ -32,8 +32,22 @@ type Options struct {
 	Timeouts Timeouts
 	// Observe is told the name and the time of each operation, after it. nil: nobody.
 	Observe func(op string, took time.Duration)
+	// Without switches off what makes a mount faster.
+	Without Without
 	// Debug logs each request and its answer.
 	Debug bool
+}
+
+// Without names what makes a mount faster and can be switched off, so that it can be measured (docs/SPEED.md). Nothing but speed depends on it,
+// but for KillPriv: without it passthrough writes leave setuid bits. The zero value has all of it.
+type Without struct {
+	NoOpenDir       bool // the kernel opens and closes directories at this process
+	ListingCache    bool // the kernel forgets listings; with NoOpenDir
+	ReadDirPlus     bool // listings have no attributes
+	ReadDirPlusAuto bool // all listings have attributes, wanted or not
+	SymlinkCache    bool // the kernel forgets what symbolic links say
+	OpenDirectories bool // each operation opens its directory anew
+	KillPriv        bool // the kernel asks for a file's capabilities at each write
 }
 
 // Timeouts of the kernel's caches. Zero means the default; a negative value means

@@ -77,7 +77,7 @@ func applyAttr(fd int, in *fuse.SetAttrIn, valid uint32) error {
 		}
 	}
 	if valid&fuse.FATTR_MODE != 0 {
-		if err := unix.Chmod(procPath(fd), in.Mode&0o7777); err != nil {
+		if err := chmod(fd, in.Mode&0o7777); err != nil {
 			return err
 		}
 	}
@@ -89,6 +89,14 @@ func applyAttr(fd int, in *fuse.SetAttrIn, valid uint32) error {
 		return unix.UtimesNanoAt(fd, "", ts, unix.AT_EMPTY_PATH)
 	}
 	return nil
+}
+
+// chmod is fchmod(2) that takes a descriptor opened with O_PATH as well.
+func chmod(fd int, mode uint32) error {
+	if err := unix.Fchmod(fd, mode); err != unix.EBADF {
+		return err
+	}
+	return unix.Chmod(procPath(fd), mode)
 }
 
 func timespec(valid, set, now uint32, sec uint64, nsec uint32) unix.Timespec {

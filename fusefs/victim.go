@@ -20,6 +20,7 @@ const (
 // victims are descriptors of inodes that have just lost a name, the oldest first.
 type victims struct {
 	mu     sync.Mutex
+	kept   map[uint64]int // removed directories
 	queue  []victim
 	timer  *time.Timer
 	closed bool
@@ -37,6 +38,41 @@ func (f *FS) keepVictim(dirfd int, name string) int {
 		return -1 // the removal itself says what is wrong
 	}
 	return fd
+}
+
+// A removed directory stays where a process is in it, or has it open. Since the kernel opens none at this process, its descriptor
+// is kept until the kernel forgets the inode, which it does at once where nobody uses it.
+
+// removed is told what keepVictim opened, and whether it lost its name.
+func (f *FS) removed(fd int, ok bool) {
+	var st unix.Stat_t
+	if fd < 0 || !ok || unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		f.victims.add(fd, ok)
+		return
+	}
+	f.dirs.forget(st.Ino)
+	f.victims.keep(st.Ino, fd)
+}
+
+// keep holds fd, the removed directory ino, until forget.
+func (v *victims) keep(ino uint64, fd int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if _, twice := v.kept[ino]; twice || v.closed {
+		unix.Close(fd)
+		return
+	}
+	v.kept[ino] = fd
+}
+
+// forget ends what keep began: the kernel has no use for ino any more.
+func (v *victims) forget(ino uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if fd, ok := v.kept[ino]; ok {
+		delete(v.kept, ino)
+		unix.Close(fd)
+	}
 }
 
 // add keeps fd for a while if the inode lost its name, else closes it.
@@ -92,4 +128,8 @@ func (v *victims) close() {
 		unix.Close(k.fd)
 	}
 	v.queue = nil
+	for ino, fd := range v.kept {
+		unix.Close(fd)
+		delete(v.kept, ino)
+	}
 }

@@ -14,23 +14,22 @@ import (
 func hiddenXattr(name string) bool { return strings.HasPrefix(name, HiddenXattr) }
 
 // look runs do with a descriptor of ino while no fetch changes its attributes.
-func (f *FS) look(ino uint64, do func(path string) error) error {
+func (f *FS) look(ino uint64, do func(fd int) error) error {
 	fd, release, err := f.reach(ino)
 	if err != nil {
 		return err
 	}
 	defer release()
-	path := procPath(fd)
 	if !f.res.Complete() {
 		var st unix.Stat_t
 		if err := unix.Fstat(fd, &st); err != nil {
 			return err
 		}
 		if st.Mode&unix.S_IFMT == unix.S_IFREG {
-			return f.res.Look(ino, func() error { return do(path) })
+			return f.res.Look(ino, func() error { return do(fd) })
 		}
 	}
-	return do(path)
+	return do(fd)
 }
 
 // GetXAttr is FUSE_GETXATTR.
@@ -40,8 +39,10 @@ func (f *FS) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, attr string, des
 		return 0, c.end(unix.ENODATA)
 	}
 	var n int
-	err := f.look(c.ino, func(path string) (err error) {
-		n, err = unix.Getxattr(path, attr, dest)
+	err := f.look(c.ino, func(fd int) (err error) {
+		if n, err = unix.Fgetxattr(fd, attr, dest); err == unix.EBADF { // O_PATH
+			n, err = unix.Getxattr(procPath(fd), attr, dest)
+		}
 		return err
 	})
 	if err != nil {
@@ -57,9 +58,9 @@ const maxXattrList = 65536
 func (f *FS) ListXAttr(cancel <-chan struct{}, h *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
 	c := f.begin("listxattr", cancel, h)
 	var list []byte
-	err := f.look(c.ino, func(path string) error {
+	err := f.look(c.ino, func(fd int) error {
 		buf := make([]byte, maxXattrList)
-		n, err := unix.Listxattr(path, buf)
+		n, err := unix.Listxattr(procPath(fd), buf)
 		if err == nil {
 			list = buf[:n]
 		}
@@ -87,6 +88,7 @@ func (f *FS) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, attr string, 
 	if hiddenXattr(attr) {
 		return c.end(unix.EPERM)
 	}
+	defer f.dirs.aclChanged(c.ino, attr)
 	err := f.modify(c, c.ino, func(fd int) error {
 		if err := unix.Setxattr(procPath(fd), attr, data, int(in.Flags)); err != nil {
 			return err
@@ -110,5 +112,6 @@ func (f *FS) RemoveXAttr(cancel <-chan struct{}, h *fuse.InHeader, attr string) 
 	if hiddenXattr(attr) {
 		return c.end(unix.ENODATA)
 	}
+	defer f.dirs.aclChanged(c.ino, attr)
 	return c.end(f.modify(c, c.ino, func(fd int) error { return unix.Removexattr(procPath(fd), attr) }))
 }
