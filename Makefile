@@ -29,7 +29,7 @@ PLUGINDIR = build/plugin/$(ARCH)
 PREFIX ?= /usr/local
 UNITS  ?= /etc/systemd/system
 
-.PHONY: build test test-docker demo demo-short bench-mount bench-start bench-snapshot bench-fs fuzz deps vet clean plugin plugin-rootfs plugin-push install uninstall crash crash-short posix model
+.PHONY: build test test-docker demo demo-short bench-mount bench-start bench-snapshot bench-fs soak fuzz deps vet clean plugin plugin-rootfs plugin-push install uninstall crash crash-short posix model
 
 ## build: bin/fractal-lazy, one static file
 build:
@@ -107,6 +107,11 @@ bench-fs:
 	@.ci/install fio postgresql-15 sqlite3 git
 	$(GO) build -o build/bench-fs ./tests/bench/fs
 	unshare --mount --propagation private build/bench-fs $(BENCH)
+
+## soak: 20 minutes of mounting, reading, writing, snapshots and removal, with steady memory (SOAK="-minutes 60")
+soak: deps
+	$(GO) build -o build/soak ./tests/soak
+	build/soak $(SOAK)
 
 ## crash: 2,000 crashes of a half-fetched volume, each mounted and compared; then each rule switched off, which has to be found
 crash: deps

@@ -26,8 +26,8 @@ func (f *file) bring(ctx context.Context, off, end uint64) error {
 	}
 	cs := uint64(f.content.ChunkSize)
 	first, last := off/cs, (end-1)/cs
-	if first == last && f.here.has(first) {
-		return nil
+	if first == last {
+		return f.bringOne(ctx, first)
 	}
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(parallelWindows)
@@ -40,9 +40,6 @@ func (f *file) bring(ctx context.Context, off, end uint64) error {
 		if f.here.has(w.Index) {
 			continue
 		}
-		if first == last {
-			return f.bringWindow(ctx, w)
-		}
 		if gctx.Err() != nil {
 			break // one has failed
 		}
@@ -51,10 +48,22 @@ func (f *file) bring(ctx context.Context, off, end uint64) error {
 	if werr := group.Wait(); werr != nil && (err == nil || errors.Is(err, context.Canceled)) {
 		err = werr
 	}
-	if err == nil && first == last {
-		f.here.add(first) // a window that is not listed is a hole
-	}
 	return err
+}
+
+// bringOne is bring for what lies in the one window i.
+func (f *file) bringOne(ctx context.Context, i uint64) error {
+	if f.here.has(i) {
+		return nil
+	}
+	for w, err := range f.t.reader.Windows(ctx, f.content, i, i+1) {
+		if err != nil {
+			return f.t.wrap(f.ino, err)
+		}
+		return f.bringWindow(ctx, w)
+	}
+	f.here.add(i) // a window that is not listed is a hole
+	return nil
 }
 
 // wrap names the volume and the inode of an error from the snapshot's reader.
