@@ -163,7 +163,7 @@ func (d *daemon) work(m *volume.Manager) {
 }
 
 func (d *daemon) openVolumes(ctx context.Context, cfg config.Config) (*volume.Manager, error) {
-	deps := volume.Deps{Log: d.log, Metrics: d.set}
+	deps := volume.Deps{Log: d.log, Metrics: d.set, Remotes: remotes{cfg.Root}}
 	var err error
 	if cfg.Hive != "" {
 		if deps.Hive, err = hive.NewClient(cfg.Hive, cfg.Token.Reveal(), nil); err != nil {

@@ -21,8 +21,9 @@ a timer, pause and resume hold the job and let it go on, delete (or 0) takes it 
 once; one that fails is tried again, after a minute first.
 
 Actions:
-  snapshot        take a snapshot where something changed, and publish it
-  verify[:SHARE]  read the newest published snapshot back: a share of its content (5%), or all`,
+  snapshot          take a snapshot where something changed, and publish it
+  replicate:REMOTE  publish what was written, and bring it to a second place, as send does
+  verify[:SHARE]    read the newest published snapshot back: a share of its content (5%), or all`,
 		Example: `  fractal-lazy schedule snapshot 60 db
   fractal-lazy schedule snapshot "30 3 * * *" photos
   fractal-lazy schedule snapshot pause db`,

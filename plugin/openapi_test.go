@@ -75,7 +75,8 @@ func TestOpenAPI_HasEveryFieldOfEveryType(t *testing.T) {
 		volume.Progress{}, control.CreateRequest{}, control.MountRequest{}, control.MountResult{}, control.UnmountRequest{}, control.SnapshotRequest{},
 		control.HydrateRequest{}, control.DiffRequest{}, volume.DiffResult{}, volume.Change{}, control.PurgeRequest{}, volume.PurgeResult{}, volume.PurgeDecision{}, control.RemoveSnapshotRequest{},
 		control.BrowseRequest{}, control.BrowseResult{}, control.CloneRequest{}, control.RestoreRequest{}, volume.RestoreResult{}, control.VerifyRequest{},
-		volume.Verification{}, volume.Damage{}, control.Schedule{}, schedule.Listed{}, schedule.Due{}, control.JobRequest{}, control.Key{}, control.Event{}} {
+		volume.Verification{}, volume.Damage{}, control.ReplicateRequest{}, volume.Replication{},
+		control.Schedule{}, schedule.Listed{}, schedule.Due{}, control.JobRequest{}, control.Key{}, control.Event{}} {
 		typ := reflect.TypeOf(v)
 		var want []string
 		for _, f := range reflect.VisibleFields(typ) {

@@ -257,6 +257,14 @@ func (s *Server) verify(r request) (any, error) {
 	return r.v.Verify(r.ctx, r.name, volume.VerifyOptions{Snapshot: in.Snapshot, Sample: in.Sample}, r.p)
 }
 
+func (s *Server) replicate(r request) (any, error) {
+	var in control.ReplicateRequest
+	if err := decode(r.http, &in); err != nil {
+		return nil, err
+	}
+	return r.v.Replicate(r.ctx, r.name, in.Snapshot, in.Remote, r.p)
+}
+
 func (s *Server) hydrate(r request) (any, error) {
 	var in control.HydrateRequest
 	if err := decode(r.http, &in); err != nil {

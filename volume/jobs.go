@@ -23,8 +23,9 @@ func (m *Manager) scheduleFile() string { return filepath.Join(m.o.Root, "schedu
 // actions are what can be scheduled.
 func (m *Manager) actions() map[string]schedule.Action {
 	return map[string]schedule.Action{
-		"snapshot": {Do: m.jobSnapshot},
-		"verify":   {Check: checkShare, Do: m.jobVerify},
+		"snapshot":  {Do: m.jobSnapshot},
+		"verify":    {Check: checkShare, Do: m.jobVerify},
+		"replicate": {Check: m.checkRemote, Do: m.jobReplicate},
 	}
 }
 

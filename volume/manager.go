@@ -30,6 +30,7 @@ type Deps struct {
 	Hive  *hive.Client // nil: not configured
 	Log   zerolog.Logger
 	Now   func() time.Time // nil: time.Now
+	Remotes Remotes          // nil: there are none
 	// Metrics gets the figures of the volumes; nil: nobody collects them.
 	Metrics *metrics.Set
 }

@@ -138,6 +138,11 @@ func (c *Client) KeyExport(ctx context.Context, name string) (string, error) {
 	return k.Privkey, err
 }
 
+// Replicate brings published snapshots to a second place.
+func (c *Client) Replicate(ctx context.Context, name string, r ReplicateRequest, p func(volume.Progress)) (volume.Replication, error) {
+	return stream[volume.Replication](ctx, c, volumePath(name, "/replicate"), r, p)
+}
+
 // Schedule returns the jobs of a volume, of all where name is empty.
 func (c *Client) Schedule(ctx context.Context, name string) (Schedule, error) {
 	return call[Schedule](ctx, c, "GET", "/schedule?volume="+url.QueryEscape(name), nil)

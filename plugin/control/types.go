@@ -130,6 +130,12 @@ type VerifyRequest struct {
 	Sample   float64 `json:"sample,omitempty"`
 }
 
+// ReplicateRequest brings published snapshots to a second place. Snapshot empty: what was written until now.
+type ReplicateRequest struct {
+	Remote   string `json:"remote"`
+	Snapshot string `json:"snapshot,omitempty"`
+}
+
 // Schedule is what is scheduled.
 type Schedule struct {
 	Paused bool              `json:"paused"` // all jobs, whatever each one says
