@@ -176,7 +176,7 @@ func start(c *ssh.Client) (*Link, error) {
 	if err := s.Start(command); err != nil {
 		return nil, err
 	}
-	l := NewLink(&pipe{Reader: out, WriteCloser: in, all: c})
+	l := NewLink(&pipe{Reader: out, Writer: in, all: c})
 	l.said = said.text
 	return l, nil
 }
@@ -184,8 +184,9 @@ func start(c *ssh.Client) (*Link, error) {
 // pipe is both directions of a session as one stream.
 type pipe struct {
 	io.Reader
-	io.WriteCloser
+	io.Writer
 	all io.Closer
 }
 
-func (p *pipe) Close() error { return errors.Join(p.WriteCloser.Close(), p.all.Close()) }
+// Close ends the connection: the other side sees the end of its input. (To close only that, while something is written, is a data race within package ssh.)
+func (p *pipe) Close() error { return p.all.Close() }
