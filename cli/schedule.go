@@ -22,10 +22,12 @@ once; one that fails is tried again, after a minute first.
 
 Actions:
   snapshot          take a snapshot where something changed, and publish it
+  purge:PATTERN     remove the snapshots that a retention pattern does not keep, as purge does
   replicate:REMOTE  publish what was written, and bring it to a second place, as send does
   verify[:SHARE]    read the newest published snapshot back: a share of its content (5%), or all`,
 		Example: `  fractal-lazy schedule snapshot 60 db
   fractal-lazy schedule snapshot "30 3 * * *" photos
+  fractal-lazy schedule purge:4h:1d:2w:2y @daily db
   fractal-lazy schedule snapshot pause db`,
 		Args: cobra.ExactArgs(3),
 		RunE: func(c *cobra.Command, args []string) error {

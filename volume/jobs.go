@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"fractal-lazy/retention"
 	"fractal-lazy/schedule"
 )
 
@@ -24,6 +25,7 @@ func (m *Manager) scheduleFile() string { return filepath.Join(m.o.Root, "schedu
 func (m *Manager) actions() map[string]schedule.Action {
 	return map[string]schedule.Action{
 		"snapshot":  {Do: m.jobSnapshot},
+		"purge":     {Check: checkPattern, Do: m.jobPurge},
 		"verify":    {Check: checkShare, Do: m.jobVerify},
 		"replicate": {Check: m.checkRemote, Do: m.jobReplicate},
 	}
@@ -71,6 +73,15 @@ func (m *Manager) jobVerify(ctx context.Context, name, arg string) error {
 		return fmt.Errorf("generation %d is not pinned in the block store, which may collect it", v.Snapshot.Generation)
 	}
 	return nil
+}
+
+// checkPattern is of the action purge.
+func checkPattern(arg string) error { _, err := retention.Parse(arg); return err }
+
+// jobPurge removes what the pattern does not keep, here and in the network.
+func (m *Manager) jobPurge(ctx context.Context, name, pattern string) error {
+	_, err := m.Purge(ctx, name, pattern, PurgeOptions{})
+	return err
 }
 
 // loadSchedule reads the table of jobs. One that is damaged stops no volume:

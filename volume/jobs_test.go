@@ -76,7 +76,7 @@ func TestJobs_RefuseWhatCannotBe(t *testing.T) {
 	w := newWorld(t)
 	a := w.machine("a")
 	a.create("db")
-	for _, c := range [][3]string{{"db", "defragment", "60"}, {"db", "snapshot:x", "60"}, {"db", "verify:0%", "60"}, {"db", "snapshot", "often"}} {
+	for _, c := range [][3]string{{"db", "defragment", "60"}, {"db", "purge:2h:2h", "60"}, {"db", "replicate:nas", "60"}, {"db", "snapshot:x", "60"}, {"db", "verify:0%", "60"}, {"db", "snapshot", "often"}} {
 		if err := a.SetJob(c[0], c[1], c[2]); !errors.Is(err, schedule.ErrJob) {
 			t.Errorf("%v: %v", c, err)
 		}

@@ -26,10 +26,10 @@ import (
 
 // Deps are the parts that main names.
 type Deps struct {
-	Store store.Store  // nil: not configured
-	Hive  *hive.Client // nil: not configured
-	Log   zerolog.Logger
-	Now   func() time.Time // nil: time.Now
+	Store   store.Store  // nil: not configured
+	Hive    *hive.Client // nil: not configured
+	Log     zerolog.Logger
+	Now     func() time.Time // nil: time.Now
 	Remotes Remotes          // nil: there are none
 	// Metrics gets the figures of the volumes; nil: nobody collects them.
 	Metrics *metrics.Set
