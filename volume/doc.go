@@ -39,6 +39,9 @@
 //   - Without the Hive a volume mounts where this machine was its last known
 //     writer. If another one took it over meanwhile, that shows at the next
 //     fencing check, as with any other fencing.
+//   - A restore loses nothing: the data before it is in a snapshot first.
+//   - Nothing of a clone is published that its own key does not open, and nothing of the other volume's key is kept with it.
+//   - A purge never takes the newest published snapshot, nor what anything on this machine still takes content from.
 //   - List and Get answer from memory. Mount and Unmount answer within 20 s;
 //     what takes longer goes on, and the same call again finds it.
 //

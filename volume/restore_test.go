@@ -217,3 +217,80 @@ func TestOpen_FinishesARestoreThatWasInterrupted(t *testing.T) {
 		})
 	}
 }
+
+func TestRestore_WithoutTheHiveToWhatIsHere(t *testing.T) {
+	w := newWorld(t)
+	a := w.machine("a")
+	three(t, a)
+	dir := a.mount("db", "1")
+	write(t, filepath.Join(dir, "f"), "later")
+	w.down.Store(true)
+	a.unmount("db", "1")
+	all, err := a.LocalSnapshots("db")
+	must(t, err)
+	r := a.restore("db", all[0].ID) // generation 3, published last
+	if r.Kept.Local == "" {
+		t.Fatalf("%+v", r)
+	}
+	if _, err := a.Restore(ctx(t), "db", "1"); !errors.Is(err, ErrNotReady) {
+		t.Fatalf("what is remote: %v", err)
+	}
+	wantFile(t, filepath.Join(a.mount("db", "1"), "f"), "3")
+	a.unmount("db", "1")
+	w.down.Store(false)
+	a.flush("db")
+	a.released("db")
+	// The state that was kept became generation 4, the restored one 5.
+	b := w.machine("b")
+	b.create("db", "privkey="+a.key("db"))
+	wantFile(t, filepath.Join(b.mount("db", "1"), "f"), "3")
+	b.create("before", "privkey="+a.key("db"), "snapshot=4")
+	wantFile(t, filepath.Join(b.mount("before", "1"), "f"), "later")
+}
+
+func TestRestore_OfChangesThatWereNeverPublished(t *testing.T) {
+	w := newWorld(t)
+	a := w.machine("a")
+	three(t, a)
+	write(t, filepath.Join(a.mount("db", "1"), "f"), "divergent")
+	b := w.machine("b")
+	b.create("db", "privkey="+a.key("db"), "takeover=always")
+	write(t, filepath.Join(b.mount("db", "1"), "f"), "of b")
+	b.flush("db")
+	a.unmount("db", "1")
+	b.unmount("db", "1")
+	b.released("db")
+	if _, err := a.Flush(ctx(t), "db", nil); err == nil && a.info("db").State != StateFenced {
+		t.Fatal("not fenced")
+	}
+	a.eventually("fenced", func() bool { return a.info("db").Fenced })
+	if _, err := a.Restore(ctx(t), "db", "1"); !errors.Is(err, ErrFenced) {
+		t.Fatalf("%v", err)
+	}
+	wantFile(t, filepath.Join(a.mount("db", "1"), "f"), "of b")
+	a.unmount("db", "1")
+	a.released("db")
+	all, err := a.LocalSnapshots("db")
+	must(t, err)
+	id := ""
+	for _, i := range all {
+		if i.Note == kindDivergent {
+			id = i.ID
+		}
+	}
+	if _, err := a.Purge(ctx(t), "db", "0h", PurgeOptions{Local: true}); err != nil {
+		t.Fatal(err)
+	}
+	a.restore("db", id)
+	a.released("db")
+	b.create("again", "privkey="+a.key("db"), "snapshot=5")
+	wantFile(t, filepath.Join(b.mount("again", "1"), "f"), "divergent")
+	if _, err := a.RemoveSnapshot(ctx(t), "db", id, false); !errors.Is(err, ErrNotSaved) {
+		t.Fatalf("%v", err)
+	}
+	_, err = a.RemoveSnapshot(ctx(t), "db", id, true)
+	must(t, err)
+	if n := len(a.info("db").Divergent); n != 0 {
+		t.Fatalf("%d are left", n)
+	}
+}
