@@ -71,6 +71,7 @@ type world struct {
 	url   string
 	token string
 	down  atomic.Bool // the Hive answers 503
+	plain atomic.Bool // the Hive has the calls of the original API alone
 	hive  *hive.Client
 	dir   string // roots of the machines
 }
@@ -87,6 +88,10 @@ func newWorld(t *testing.T) *world {
 	hs := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if w.down.Load() {
 			http.Error(rw, "unplugged", http.StatusServiceUnavailable)
+			return
+		}
+		if w.plain.Load() && r.Method == http.MethodDelete {
+			http.Error(rw, "no such call", http.StatusMethodNotAllowed)
 			return
 		}
 		h.ServeHTTP(rw, r)

@@ -232,3 +232,27 @@ func TestRemoveSnapshot(t *testing.T) {
 		t.Fatal(got)
 	}
 }
+
+// The original Hive keeps its manifests: the blocks go all the same, and the volume goes on.
+func TestPurge_WhereTheHiveCannotRemoveManifests(t *testing.T) {
+	w := newWorld(t)
+	w.plain.Store(true)
+	a := aged(t, w, 4)
+	res, err := a.Purge(ctx(t), "db", "2h", PurgeOptions{Remote: true})
+	must(t, err)
+	if res.Removed != 2 || !strings.Contains(res.Decisions[0].Reason, "stays listed") || len(a.generations("db")) != 4 {
+		t.Fatalf("%v: %+v", a.generations("db"), res)
+	}
+	if w.store.GC() == 0 {
+		t.Fatal("nothing was given up")
+	}
+	if _, err := a.Restore(ctx(t), "db", "1"); !errors.Is(err, store.ErrNotFound) || !strings.Contains(err.Error(), "it was purged") {
+		t.Fatalf("%v", err)
+	}
+	a.released("db")
+	dir := a.mount("db", "1")
+	wantFile(t, filepath.Join(dir, "f"), "4")
+	write(t, filepath.Join(dir, "f"), "5")
+	a.flush("db")
+	wantFile(t, filepath.Join(a.elsewhere("db"), "f"), "5")
+}

@@ -7,6 +7,7 @@ import (
 
 	"fractal-lazy/backing"
 	"fractal-lazy/lazy"
+	"fractal-lazy/store"
 
 	"github.com/ipfs/go-cid"
 )
@@ -152,6 +153,9 @@ func (m *Manager) makeNext(ctx context.Context, v, from *vol, i SnapshotInfo) (*
 	limit, cancel := context.WithTimeout(ctx, rootTimeout)
 	defer cancel()
 	r, err := lazy.Create(limit, v.next(), m.store, from.key.Sealer(), root)
+	if errors.Is(err, store.ErrNotFound) {
+		err = fmt.Errorf("the block store does not have it any more: it was purged, or not pinned there: %w", err)
+	}
 	if err != nil {
 		return nil, m.storeError(fmt.Errorf("begin from generation %d: %w", i.Generation, err))
 	}
