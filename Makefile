@@ -29,7 +29,7 @@ PLUGINDIR = build/plugin/$(ARCH)
 PREFIX ?= /usr/local
 UNITS  ?= /etc/systemd/system
 
-.PHONY: build test test-docker demo demo-short bench-mount bench-start bench-snapshot bench-fs soak fuzz deps vet clean plugin plugin-rootfs plugin-push install uninstall crash crash-short posix model
+.PHONY: kill-upload build test test-docker demo demo-short bench-mount bench-start bench-snapshot bench-fs soak fuzz deps vet clean plugin plugin-rootfs plugin-push install uninstall crash crash-short posix model
 
 ## build: bin/fractal-lazy, one static file
 build:
@@ -138,6 +138,10 @@ posix:
 model: deps
 	$(GO) build -o build/model ./tests/model
 	build/model $(MODEL)
+
+## kill-upload: 100 kills of an upload at random moments: the same root, and little sent twice
+kill-upload: deps
+	FRACTAL_KILLS=100 $(GO) test -count=1 -v -timeout 30m -run TestPublish_KilledAtRandomMoments ./replica
 
 ## fuzz: every fuzz target for FUZZTIME
 fuzz:

@@ -176,7 +176,7 @@ func (d *daemon) openVolumes(ctx context.Context, cfg config.Config) (*volume.Ma
 			return nil, fmt.Errorf("ipfs: %w", err)
 		}
 	}
-	return volume.Open(ctx, deps, volume.Options{Root: cfg.Root, Mounts: cfg.MountsDir(), SharedMounts: cfg.MountsShared, Interval: cfg.Interval,
+	return volume.Open(ctx, deps, volume.Options{Root: cfg.Root, Mounts: cfg.MountsDir(), SharedMounts: cfg.MountsShared, Interval: cfg.Interval, Upload: cfg.Upload, Download: cfg.Download,
 		PassphraseFile: cfg.PassphraseFile, PlainKeys: !cfg.SealKeys})
 }
 

@@ -34,7 +34,9 @@ type Config struct {
 	Interval    time.Duration // at least MinInterval; negative: none
 	// PassphraseFile has the passphrase that seals the keys on the disk: absolute, or empty. Load does not read it.
 	PassphraseFile string
-	SealKeys       bool // false: the passphrase opens what is sealed, and nothing is sealed any more
+	SealKeys       bool   // false: the passphrase opens what is sealed, and nothing is sealed any more
+	Upload         uint64 // bytes a second of all uploads; 0: no limit
+	Download       uint64 // bytes a second of all background fetching; 0: no limit
 	LogLevel       zerolog.Level
 	LogFormat      string // auto, json, text
 

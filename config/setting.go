@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/rs/zerolog"
 )
 
@@ -77,6 +78,14 @@ func Settings() []Setting {
 				}
 				return c.Interval.String()
 			}},
+		{Name: "upload-rate", Env: "FRACTAL_UPLOAD_RATE", Example: "10MiB",
+			Help: "most bytes a second that all uploads take together, or 0 for no limit",
+			set:  func(c *Config, v string) error { return setRate(&c.Upload, v) },
+			get:  func(c *Config) string { return showRate(c.Upload) }},
+		{Name: "download-rate", Env: "FRACTAL_DOWNLOAD_RATE", Example: "10MiB",
+			Help: "most bytes a second that fetching in the background takes, of all volumes together, or 0 for no limit",
+			set:  func(c *Config, v string) error { return setRate(&c.Download, v) },
+			get:  func(c *Config) string { return showRate(c.Download) }},
 		{Name: "metrics", Env: "FRACTAL_METRICS", Example: "127.0.0.1:9477",
 			Help: "loopback address for Prometheus, or off; the socket has the figures at /metrics",
 			set: func(c *Config, v string) error {
@@ -238,6 +247,28 @@ func setAddress(into *string, v string, open bool) error {
 	}
 	*into = v
 	return nil
+}
+
+// minRate keeps a forgotten unit (`10`) from stopping everything, and the pause before a block shorter than servers are patient.
+const minRate = 64 << 10
+
+func setRate(into *uint64, v string) error {
+	n, err := humanize.ParseBytes(v)
+	if err != nil {
+		return fmt.Errorf("%q is not a size, such as 10MiB", v)
+	}
+	if n != 0 && n < minRate {
+		return fmt.Errorf("%d bytes a second is below the least, %s", n, humanize.IBytes(minRate))
+	}
+	*into = n
+	return nil
+}
+
+func showRate(n uint64) string {
+	if n == 0 {
+		return ""
+	}
+	return humanize.IBytes(n)
 }
 
 func setLevel(into *zerolog.Level, v string) error {

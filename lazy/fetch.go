@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"fractal-lazy/fusefs"
+	"fractal-lazy/pace"
 	"fractal-lazy/seal"
 	"fractal-lazy/snapshot"
 	"fractal-lazy/store"
@@ -62,6 +63,7 @@ type fetcher struct {
 	limit  *rate.Limiter // of background bytes
 	cache  *lru.Cache[cid.Cid, []byte]
 	told   func(Event, time.Duration) // nil: nobody; set before the first fetch
+	line   *pace.User                 // shared with other volumes; nil: no limit
 	nodes  snapshot.Getter            // on this machine; nil: none
 
 	mu       sync.Mutex

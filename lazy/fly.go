@@ -61,6 +61,7 @@ func (f *fetcher) arrived(k *call, b []byte, took time.Duration) {
 		// The limit delays what comes next, not the block that is here. An
 		// error means that the volume is closed.
 		_ = f.limit.WaitN(f.ctx, len(b))
+		_ = f.line.Wait(f.ctx, len(b))
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -11,6 +11,7 @@ import (
 	"fractal-lazy/backing"
 	"fractal-lazy/fusefs"
 	"fractal-lazy/mark"
+	"fractal-lazy/pace"
 	"fractal-lazy/seal"
 	"fractal-lazy/snapshot"
 	"fractal-lazy/store"
@@ -25,6 +26,7 @@ type Options struct {
 	FetchTimeout time.Duration   // a reader gets EIO after this long without its block; 0: waits
 	Prefetch     Prefetch        // empty: PrefetchAll
 	Rate         uint64          // bytes a second of background fetching; 0: no limit
+	Line         *pace.User      // what background fetching shares with that of other volumes; nil: nothing
 	Nodes        snapshot.Getter // nodes of trees that are on this machine; asked before the store; nil: none
 	Sources      []Source        // older states of the volume on this machine, the best first
 	Volume       string          // its name, for logs and errors
@@ -103,7 +105,7 @@ func Open(ctx context.Context, bt *backing.Tree, st store.Store, s *seal.Sealer,
 	t.ctx, t.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	t.fetch = newFetcher(st, s, opt.Volume, opt.Rate, opt.Log)
 	t.fetch.told = opt.Observe
-	t.fetch.nodes = opt.Nodes
+	t.fetch.nodes, t.fetch.line = opt.Nodes, opt.Line
 	t.reader = snapshot.NewReader(t.fetch, s)
 	t.reader.Observe = t.fetch.observeIndex
 	t.commit = newCommitter(bt.RootFD())

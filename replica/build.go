@@ -109,7 +109,7 @@ func (p *Publisher) buildOnce(ctx context.Context, j *Job, progress *reporter, w
 		}
 	}
 
-	up := newUploader(ctx, p.store, !j.Base.Root.Defined() && !j.source().Root.Defined(), progress.sent)
+	up := newUploader(ctx, p.store, !j.Base.Root.Defined() && !j.source().Root.Defined(), j.Line, progress.sent)
 	defer up.Abort()
 	if b.root, _, b.stats, err = snapshot.Build(ctx, root, &cachingSink{up, p.nodes}, sealer, opt); err != nil {
 		return b, err

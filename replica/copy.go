@@ -70,7 +70,7 @@ type copier struct {
 
 func (c *copier) copyAll(ctx context.Context, root cid.Cid) error {
 	c.progress.phase("copy")
-	c.up = newUploader(ctx, c.dst, false, func(sent int) { c.progress.sent(sent) })
+	c.up = newUploader(ctx, c.dst, false, nil, func(sent int) { c.progress.sent(sent) })
 	c.up.ask.Store(0) // it is asked here, a node's links at a time
 	defer c.up.Abort()
 	has, err := c.dst.Has(ctx, []cid.Cid{root})

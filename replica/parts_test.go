@@ -192,7 +192,7 @@ func (s *slow) PutMany(ctx context.Context, blocks iter.Seq2[store.Block, error]
 
 func TestUploader_HoldsABoundedNumberOfBytes(t *testing.T) {
 	s := &slow{Store: memory.New(), gate: make(chan struct{})}
-	u := newUploader(t.Context(), s, true, nil)
+	u := newUploader(t.Context(), s, true, nil, nil)
 	defer u.Abort()
 	var taken atomic.Int64
 	const size, total = 512 << 10, 200
@@ -231,7 +231,7 @@ func TestUploader_HoldsABoundedNumberOfBytes(t *testing.T) {
 
 func TestUploader_SendsAnIdleBatch(t *testing.T) {
 	m := memory.New()
-	u := newUploader(t.Context(), m, true, nil)
+	u := newUploader(t.Context(), m, true, nil, nil)
 	defer u.Abort()
 	check(t, u.Put(t.Context(), node(1)))
 	for begin := time.Now(); ; time.Sleep(50 * time.Millisecond) {
@@ -247,7 +247,7 @@ func TestUploader_SendsAnIdleBatch(t *testing.T) {
 func TestUploader_FirstErrorEndsEveryPut(t *testing.T) {
 	b := &breaking{Store: memory.New(), hit: func() error { return store.ErrDenied }}
 	b.left.Store(1)
-	u := newUploader(t.Context(), b, false, nil)
+	u := newUploader(t.Context(), b, false, nil, nil)
 	var err error
 	for i := 0; err == nil && i < 1000; i++ {
 		data := noise(uint64(i), 1<<20)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"fractal-lazy/hive"
+	"fractal-lazy/pace"
 	"fractal-lazy/seal"
 	"fractal-lazy/snapshot"
 	"fractal-lazy/store"
@@ -64,7 +65,9 @@ type Job struct {
 	Source      *Source // nil: the data grew out of Base
 	ChunkSize   uint32  // bytes; 0: the base's, or the default
 	Compression snapshot.Compression
-	Progress    func(Progress) // may be nil; called at most a few times a second, from any goroutine, never at once
+	// Line is what the blocks are sent over; nil: no limit.
+	Line     *pace.User
+	Progress func(Progress) // may be nil; called at most a few times a second, from any goroutine, never at once
 }
 
 // Progress of a Job.

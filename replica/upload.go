@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"fractal-lazy/pace"
 	"fractal-lazy/snapshot"
 	"fractal-lazy/store"
 
@@ -36,6 +37,7 @@ type uploader struct {
 	store  store.Store
 	ctx    context.Context
 	cancel context.CancelCauseFunc
+	line   *pace.User     // nil: no limit
 	log    func(sent int) // told of the bytes of each batch sent; may be nil
 
 	room  *semaphore.Weighted // bytes not yet stored
@@ -52,8 +54,8 @@ type uploader struct {
 var _ snapshot.Sink = (*uploader)(nil)
 
 // newUploader starts an upload. Where first is set, nothing suggests that the store has any of it.
-func newUploader(ctx context.Context, st store.Store, first bool, sent func(int)) *uploader {
-	u := &uploader{store: st, log: sent, room: semaphore.NewWeighted(maxWaiting), slots: make(chan struct{}, inFlight)}
+func newUploader(ctx context.Context, st store.Store, first bool, line *pace.User, sent func(int)) *uploader {
+	u := &uploader{store: st, line: line, log: sent, room: semaphore.NewWeighted(maxWaiting), slots: make(chan struct{}, inFlight)}
 	u.ctx, u.cancel = context.WithCancelCause(ctx)
 	u.ask.Store(1 << 30)
 	if first {
@@ -144,6 +146,10 @@ func (u *uploader) send(batch []store.Block) error {
 			if i < len(has) && has[i] {
 				skipped = true
 				continue
+			}
+			if err := u.line.Wait(u.ctx, len(b.Data)); err != nil {
+				yield(store.Block{}, err)
+				return
 			}
 			sent += len(b.Data)
 			if !yield(b, nil) {

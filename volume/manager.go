@@ -16,6 +16,7 @@ import (
 	"fractal-lazy/backing"
 	"fractal-lazy/hive"
 	"fractal-lazy/metrics"
+	"fractal-lazy/pace"
 	"fractal-lazy/replica"
 	"fractal-lazy/schedule"
 	"fractal-lazy/store"
@@ -40,6 +41,8 @@ type Options struct {
 	Root     string        // the pool
 	Mounts   string        // folder of mount points; empty: Root/mnt
 	Interval time.Duration // default time between snapshots; 0: 60 s; negative: none but at unmount and on demand
+	Upload   uint64        // bytes a second of all uploads together; 0: no limit
+	Download uint64        // the same of fetching in the background, and of Verify
 	Machine  uuid.UUID     // zero: read from (or made at) Root/machine-id
 	// SharedMounts: nothing is mounted unless Mounts is on a shared mount.
 	SharedMounts bool
@@ -62,6 +65,8 @@ type Manager struct {
 	now    func() time.Time
 	pub    *replica.Publisher // nil where the store or the Hive is not configured
 	store  store.Store        // never nil
+	up     *pace.Line         // what uploads share
+	down   *pace.Line         // what background fetching shares
 	boot   string
 	answer time.Duration // answerIn
 	busy   time.Duration // busyFor
@@ -116,6 +121,7 @@ func Open(ctx context.Context, d Deps, o Options) (*Manager, error) {
 	}
 	m := &Manager{d: d, o: o, log: d.Log, now: d.Now, store: d.Store, boot: bootID(), answer: answerIn, busy: busyFor,
 		wake: make(chan struct{}, 1), vols: map[string]*vol{}, machine: o.Machine}
+	m.up, m.down = pace.NewLine(o.Upload), pace.NewLine(o.Download)
 	m.life, m.end = context.WithCancel(context.Background())
 	if m.store == nil {
 		m.store = noStore{}

@@ -51,7 +51,7 @@ func (m *Manager) serve(ctx context.Context, v *vol) (_ *live, err error) {
 	}
 	l.lazy, err = lazy.Open(ctx, l.tree, m.storeOf(v), sealer, lazy.Options{
 		FetchTimeout: v.set.fetchTimeout, Prefetch: prefetch, Volume: v.name, Log: log, Observe: m.observeFetches(v),
-		Nodes: m.nodeCache(), Sources: m.sources(v),
+		Nodes: m.nodeCache(), Sources: m.sources(v), Line: m.down.User(nil),
 	})
 	if err != nil {
 		return nil, err

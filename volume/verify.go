@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"fractal-lazy/hive"
+	"fractal-lazy/pace"
 	"fractal-lazy/snapshot"
 	"fractal-lazy/snapshot/wire"
 
@@ -93,7 +94,7 @@ func (m *Manager) Verify(ctx context.Context, name string, o VerifyOptions, p fu
 	if out.Pinned, err = m.store.Pinned(ctx, root); err != nil {
 		return out, v.wrap(m.verifyError(ctx, err))
 	}
-	rep, err := snapshot.Verify(ctx, m.store, v.key.Sealer(), root, snapshot.VerifyOptions{
+	rep, err := snapshot.Verify(ctx, pacedStore{m.store, m.down.User(nil)}, v.key.Sealer(), root, snapshot.VerifyOptions{
 		Sample: o.Sample, Seed: rand.Uint64(), Progress: verifyProgress(p, begin),
 	})
 	out.Files, out.Dirs, out.Nodes, out.Blocks, out.Bytes, out.Content = rep.Files, rep.Dirs, rep.Nodes, rep.Blocks, rep.Bytes, rep.Content
@@ -193,4 +194,19 @@ func verifyProgress(p func(Progress), begin time.Time) func(done, total uint64) 
 		}
 		p(out)
 	}
+}
+
+// pacedStore gives a block out when its turn has come.
+type pacedStore struct {
+	snapshot.Getter
+	line *pace.User
+}
+
+// Get implements snapshot.Getter.
+func (s pacedStore) Get(ctx context.Context, c cid.Cid) ([]byte, error) {
+	b, err := s.Getter.Get(ctx, c)
+	if err == nil {
+		err = s.line.Wait(ctx, len(b))
+	}
+	return b, err
 }

@@ -127,7 +127,7 @@ func (m *Manager) publish(ctx context.Context, v *vol, s snapRecord) error {
 	var sent uint64
 	res, err := m.pub.Publish(ctx, replica.Job{
 		Volume: v.name, Key: v.key, Machine: m.id(), Snapshot: v.snap(s.ID), Created: s.Created, Base: base, Source: source,
-		ChunkSize: v.set.chunkSize, Compression: v.set.compression,
+		ChunkSize: v.set.chunkSize, Compression: v.set.compression, Line: m.up.User(v.hurries),
 		Progress: func(p replica.Progress) {
 			v.mutate(func() {
 				v.uploadIs, sent = Progress{Phase: p.Phase, Done: max(p.Bytes, p.BytesUploaded)}, p.BytesUploaded
@@ -148,11 +148,19 @@ func (m *Manager) publish(ctx context.Context, v *vol, s snapRecord) error {
 		return err
 	}
 	m.logger(v, "publish").Info().Uint64("generation", res.Base.Generation).Stringer("cid", res.Base.Root).Bool("unchanged", res.Unchanged).
+		Str("way", string(res.Way)).
 		Uint64("bytes", res.Stats.Bytes).Dur("took", time.Since(start)).Msg("snapshot published")
 	if f := m.figures(v); f != nil {
 		f.Uploaded(sent, time.Since(start))
 	}
 	return nil
+}
+
+// hurries tells whether somebody waits for the upload: a person, or the machine that is to mount the volume next.
+func (v *vol) hurries() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.asked || v.rec.Release
 }
 
 // refused finds out why the Hive did not take a manifest: mostly, because the
