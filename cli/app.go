@@ -44,6 +44,10 @@ func Main(ctx context.Context, io IO) int {
 	if err == nil {
 		return ExitOK
 	}
+	var said exitStatus
+	if errors.As(err, &said) {
+		return int(said)
+	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		err = errInterrupted
 	}
@@ -104,6 +108,7 @@ Most commands ask the daemon that ` + "`fractal-lazy run`" + ` starts, over its 
 		a.removeSnapshotCommand(), a.flushCommand(), a.hydrateCommand(), a.verifyCommand(), a.sendCommand(), a.scheduleCommand(), a.scheduledCommand(), a.statusCommand())
 	add("serve", a.runCommand(), a.hiveCommand(), a.receiveCommand())
 	add("setup", a.keyCommand(), a.poolCommand(), a.versionCommand())
+	root.AddCommand(a.workerCommand())
 	checkArgs(root)
 	return root
 }

@@ -43,6 +43,11 @@ type usageError struct{ text string }
 func (e usageError) Error() string        { return e.text }
 func (e usageError) Is(target error) bool { return target == errUsage }
 
+// exitStatus is the exit code of a process that has said itself what is wrong.
+type exitStatus int
+
+func (e exitStatus) Error() string { return fmt.Sprintf("ended with code %d", int(e)) }
+
 // notPool is a state folder without BTRFS: not ready, like anything else that is missing.
 type notPool struct{ error }
 

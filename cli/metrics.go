@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"net"
 	"net/http"
 	"time"
 )
@@ -32,7 +31,7 @@ func (d *daemon) serveMetrics(ctx context.Context, addr string) {
 	log := d.log.With().Str("op", "metrics").Str("listen", addr).Logger()
 	var said string
 	for {
-		l, err := net.Listen("tcp", addr)
+		l, err := d.keep.listenTCP(addr)
 		if err == nil {
 			log.Info().Msg("metrics are served")
 			mux := http.NewServeMux()

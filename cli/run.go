@@ -13,11 +13,13 @@ import (
 	"fractal-lazy/metrics"
 	"fractal-lazy/plugin"
 	"fractal-lazy/plugin/control"
+	"fractal-lazy/plugin/supervise"
 	"fractal-lazy/store/ipfs"
 	"fractal-lazy/volume"
 
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // How long stopping may take: calls under way, and then final snapshots and their upload. What is not uploaded then goes on after the next start.
@@ -31,17 +33,46 @@ const (
 const retryOpen = 2 * time.Second
 
 func (a *app) runCommand() *cobra.Command {
+	c, load := a.daemonCommand("run")
+	c.Short = "Run the driver: Docker's volume plugin protocol and the commands' API on one socket"
+	c.Long = `Runs the driver until SIGTERM. Each setting comes from its flag, else from the environment, else from the file ROOT/config.json, else
+it has its default. Only a wrong flag ends the program: anything else that is wrong is the answer to every call until it is mended.
+
+The process that is started supervises another one, which does the work. When that one dies, containers see a pause and no error. SIGHUP
+replaces it by the program that is now at the same path.`
+	c.Example = `  fractal-lazy run --root /var/lib/fractal --hive https://hive.example.org --ipfs https://hive.example.org --token @/etc/fractal/token`
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		d := load()
+		cfg, err := d.settings()
+		if isUsage(err) {
+			return err
+		}
+		args := []string{"worker"}
+		c.Flags().Visit(func(f *pflag.Flag) { args = append(args, "--"+f.Name+"="+f.Value.String()) })
+		code, err := supervise.Run(supervise.Options{Args: args, Hold: cfg.Hold, Log: a.logger(cfg)})
+		if err == nil && code != ExitOK {
+			return exitStatus(code)
+		}
+		return err
+	}
+	return c
+}
+
+// workerCommand is what `run` supervises.
+func (a *app) workerCommand() *cobra.Command {
+	c, load := a.daemonCommand("worker")
+	c.Short = "Do the work of run, which starts this"
+	c.Hidden = true
+	c.RunE = func(c *cobra.Command, _ []string) error { return load().run(c.Context()) }
+	return c
+}
+
+// daemonCommand is a command with the driver's settings; load is called when they are known.
+func (a *app) daemonCommand(use string) (c *cobra.Command, load func() *daemon) {
 	flags := map[string]*string{}
 	var file string
 	var grace time.Duration
-	c := &cobra.Command{
-		Use:   "run",
-		Short: "Run the driver: Docker's volume plugin protocol and the commands' API on one socket",
-		Long: `Runs the driver until SIGTERM. Each setting comes from its flag, else from the environment, else from the file ROOT/config.json, else
-it has its default. Only a wrong flag ends the program: anything else that is wrong is the answer to every call until it is mended.`,
-		Example: `  fractal-lazy run --root /var/lib/fractal --hive https://hive.example.org --ipfs https://hive.example.org --token @/etc/fractal/token`,
-		Args:    cobra.NoArgs,
-	}
+	c = &cobra.Command{Use: use, Args: cobra.NoArgs}
 	for _, s := range config.Settings() {
 		if s.Name == "socket" {
 			continue // the flag that all commands have
@@ -51,7 +82,7 @@ it has its default. Only a wrong flag ends the program: anything else that is wr
 	}
 	c.Flags().StringVar(&file, "config", "", "file to read instead of ROOT/config.json")
 	c.Flags().DurationVar(&grace, "stop-timeout", closeGrace, "how long final snapshots may be uploaded after SIGTERM")
-	c.RunE = func(c *cobra.Command, _ []string) error {
+	return c, func() *daemon {
 		src := config.Sources{Flags: map[string]string{}, Env: a.Env, File: file}
 		for name, v := range flags {
 			if c.Flags().Changed(name) {
@@ -61,39 +92,61 @@ it has its default. Only a wrong flag ends the program: anything else that is wr
 		if c.Flags().Changed("socket") {
 			src.Flags["socket"] = a.socket
 		}
-		d := &daemon{app: a, src: src, grace: grace}
-		return d.run(c.Context())
+		return &daemon{app: a, src: src, grace: grace}
 	}
-	return c
 }
 
-// daemon is one `run`.
+// daemon is one worker of `run`.
 type daemon struct {
 	app   *app
 	src   config.Sources
 	grace time.Duration
 	log   zerolog.Logger
 	set   *metrics.Set
+	keep  *keeper
 
 	mu      sync.Mutex
 	manager *volume.Manager // nil until it is open
 	worked  chan struct{}   // closed when the manager's Run has returned
 }
 
-// run listens first, then opens the volumes beside it.
-func (d *daemon) run(ctx context.Context) error {
+// settings reads them. A wrong flag is a usage error; what else is wrong is returned as it is, beside what is right.
+func (d *daemon) settings() (config.Config, error) {
 	cfg, err := config.Load(d.src)
 	var faults config.Faults
 	if errors.As(err, &faults) && faults.FromFlag() {
-		return usageError{err.Error()}
+		return cfg, usageError{err.Error()}
+	}
+	return cfg, err
+}
+
+func isUsage(err error) bool {
+	var u usageError
+	return errors.As(err, &u)
+}
+
+// run listens first, then opens the volumes beside it.
+func (d *daemon) run(ctx context.Context) error {
+	cfg, err := d.settings()
+	if isUsage(err) {
+		return err
 	}
 	d.log = d.app.logger(cfg)
+	keep, kerr := attach(d.log)
+	if kerr != nil {
+		return kerr
+	}
+	d.keep = keep
 	d.set = metrics.New()
 	s := plugin.New(plugin.Options{Version: d.app.Version, Settings: shown(cfg), Log: d.log, Metrics: d.figures()})
-	if err := s.Listen(cfg.Socket); err != nil {
+	if err := d.keep.listen(s, cfg.Socket); err != nil {
 		return err
 	}
 	d.log.Info().Str("socket", cfg.Socket).Str("root", cfg.Root).Str("version", d.app.Version.Version).Msg("listening")
+
+	if len(d.keep.mounts) == 0 {
+		d.keep.Ready(nil)
+	}
 
 	opened := make(chan struct{})
 	stopOpen, cancel := context.WithCancel(ctx)
@@ -163,7 +216,7 @@ func (d *daemon) work(m *volume.Manager) {
 }
 
 func (d *daemon) openVolumes(ctx context.Context, cfg config.Config) (*volume.Manager, error) {
-	deps := volume.Deps{Log: d.log, Metrics: d.set, Remotes: remotes{cfg.Root}}
+	deps := volume.Deps{Log: d.log, Metrics: d.set, Remotes: remotes{cfg.Root}, Keep: d.keep}
 	var err error
 	if cfg.Hive != "" {
 		if deps.Hive, err = hive.NewClient(cfg.Hive, cfg.Token.Reveal(), nil); err != nil {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -149,7 +150,12 @@ func TestRun_SigtermUnmountsAndRemovesTheSocket(t *testing.T) {
 
 func TestRun_SecondDaemonOnTheSocketIsRefused(t *testing.T) {
 	d := startDevice(t, nil)
-	run(nil, nil, "run", "--root", d.root+"2", "--socket", d.socket).want(t, ExitFailure, "another daemon listens")
+	cmd := exec.Command(os.Args[0], "run", "--root", d.root+"2", "--socket", d.socket)
+	cmd.Env = append(os.Environ(), asProgram+"=1")
+	out, err := cmd.CombinedOutput()
+	if cmd.ProcessState.ExitCode() != ExitFailure || !strings.Contains(string(out), "another daemon listens") {
+		t.Errorf("%v: %s", err, out)
+	}
 }
 
 func TestHive_ListensOnLoopbackAloneWithoutTokens(t *testing.T) {

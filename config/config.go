@@ -15,6 +15,7 @@ const (
 	DefaultRoot     = "/var/lib/fractal"
 	DefaultSocket   = "/run/docker/plugins/fractal-lazy.sock"
 	DefaultInterval = 60 * time.Second
+	DefaultHold     = 60 * time.Second
 )
 
 // Config is what the driver runs with. Load makes one; the zero Config is not valid.
@@ -34,9 +35,10 @@ type Config struct {
 	Interval    time.Duration // at least MinInterval; negative: none
 	// PassphraseFile has the passphrase that seals the keys on the disk: absolute, or empty. Load does not read it.
 	PassphraseFile string
-	SealKeys       bool   // false: the passphrase opens what is sealed, and nothing is sealed any more
-	Upload         uint64 // bytes a second of all uploads; 0: no limit
-	Download       uint64 // bytes a second of all background fetching; 0: no limit
+	SealKeys       bool          // false: the passphrase opens what is sealed, and nothing is sealed any more
+	Upload         uint64        // bytes a second of all uploads; 0: no limit
+	Download       uint64        // bytes a second of all background fetching; 0: no limit
+	Hold           time.Duration // at least MinInterval
 	LogLevel       zerolog.Level
 	LogFormat      string // auto, json, text
 

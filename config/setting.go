@@ -116,6 +116,10 @@ func Settings() []Setting {
 				}
 				return "off"
 			}},
+		{Name: "hold", Env: "FRACTAL_HOLD", Default: DefaultHold.String(), Example: "60s",
+			Help: "how long mounts wait for a worker that died and does not come back",
+			set:  func(c *Config, v string) error { return setHold(&c.Hold, v) },
+			get:  func(c *Config) string { return c.Hold.String() }},
 		{Name: "log-level", Env: "FRACTAL_LOG_LEVEL", Default: zerolog.InfoLevel.String(), Example: "info",
 			Help: "trace, debug, info, warn or error",
 			set:  func(c *Config, v string) error { return setLevel(&c.LogLevel, v) },
@@ -218,6 +222,18 @@ func setInterval(into *time.Duration, v string) error {
 	}
 	if d < MinInterval {
 		return fmt.Errorf("%s is shorter than %s", d, MinInterval)
+	}
+	*into = d
+	return nil
+}
+
+func setHold(into *time.Duration, v string) error {
+	var d time.Duration
+	if err := setInterval(&d, v); err != nil {
+		return err
+	}
+	if d < 0 {
+		return errors.New("must end some time: processes that wait for it cannot be killed")
 	}
 	*into = d
 	return nil

@@ -23,7 +23,8 @@ type behind struct {
 	mu     sync.Mutex
 	seen   map[uint64]uint64 // the number of the last add
 	adds   uint64
-	later  []uint64 // still mapped; looked at again when the timer fires
+	mapped map[uint64]uint64 // inode -> its slot in the table, for those without a handle
+	later  []uint64          // still mapped; looked at again when the timer fires
 	timer  *time.Timer
 	closed bool
 }
@@ -71,13 +72,37 @@ func (b *behind) look(ino, number uint64, written bool) (forgotten bool) {
 	}
 	if !written {
 		delete(b.seen, ino)
+		b.unmapLocked(ino)
 		return true
+	}
+	if b.mapped[ino] == 0 {
+		b.mapped[ino] = b.f.handles.keep(slot{flags: slotMapped, ino: ino})
 	}
 	b.later = append(b.later, ino)
 	if b.timer == nil {
 		b.timer = time.AfterFunc(behindAgain, b.again)
 	}
 	return false
+}
+
+// unmapLocked forgets that ino is mapped without a handle.
+func (b *behind) unmapLocked(ino uint64) {
+	if fh := b.mapped[ino]; fh != 0 {
+		b.f.handles.lost(fh)
+		delete(b.mapped, ino)
+	}
+}
+
+// restore takes over from the process before this one that ino was mapped without a handle.
+func (b *behind) restore(ino, fh uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.adds++
+	b.seen[ino], b.mapped[ino] = b.adds, fh
+	b.later = append(b.later, ino)
+	if b.timer == nil {
+		b.timer = time.AfterFunc(behindAgain, b.again)
+	}
 }
 
 func (b *behind) again() {

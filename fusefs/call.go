@@ -27,6 +27,7 @@ type call struct {
 	ino    uint64
 	pid    uint32
 	gid    uint32 // of the caller, for file systems
+	unique uint64 // of the request; replay.go
 	start  time.Time
 	cancel <-chan struct{}
 
@@ -41,7 +42,7 @@ type call struct {
 var _ context.Context = (*call)(nil)
 
 func (f *FS) begin(op string, cancel <-chan struct{}, h *fuse.InHeader) *call {
-	c := &call{f: f, op: op, ino: nodeToIno(h.NodeId), pid: h.Pid, gid: h.Gid, cancel: cancel}
+	c := &call{f: f, op: op, ino: nodeToIno(h.NodeId), pid: h.Pid, gid: h.Gid, unique: h.Unique, cancel: cancel}
 	if f.opt.Observe != nil {
 		c.start = time.Now()
 	}

@@ -193,3 +193,14 @@ func addModeFD(fd int, add uint32) error {
 	}
 	return unix.Chmod(procPath(fd), st.Mode&0o7777|add)
 }
+
+// finishMode gives name in directory ino the permission bits that a crash kept from it.
+func (f *FS) finishMode(ino uint64, name string, mode, umask uint32) error {
+	d, err := f.openDir(ino)
+	if err != nil {
+		return err
+	}
+	defer d.release()
+	_, add := f.masked(d, mode, umask)
+	return f.change(func() error { return addMode(d.fd, name, add) })
+}

@@ -42,8 +42,9 @@
 //
 // # After a crash
 //
-// Nothing of this package is on disk. A mount whose process died answers ENOTCONN; unmount it and mount
-// again. Each change is one system call on BTRFS and as atomic as there, but for a new inode whose caller has a more generous umask than this process:
+// Nothing of this package is on disk. With Options.Hold another process goes on with the mount (Resume): the kernel keeps the connection and the
+// backing files, a file in memory says which handles are open (table.go), and replayed requests are neither lost nor done twice (replay.go).
+// Without it a mount whose process died answers ENOTCONN; unmount it and mount again. Each change is one system call on BTRFS and as atomic as there, but for a new inode whose caller has a more generous umask than this process:
 // after a crash it may lack permission bits.
 //
 // # Example

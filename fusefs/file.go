@@ -8,6 +8,7 @@ import (
 // Open is FUSE_OPEN. The kernel has made O_CREAT and O_EXCL, and all checks of permission; O_TRUNC is ours (ATOMIC_O_TRUNC).
 func (f *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	c := f.begin("open", cancel, &in.InHeader)
+	defer f.takeBack(c)
 	return c.end(f.open(c, c.ino, in.Flags, in.Mode&fuse.OPEN_KILL_SUIDGID != 0, out))
 }
 
@@ -27,11 +28,12 @@ func (f *FS) open(c *call, ino uint64, flags uint32, kill bool, out *fuse.OpenOu
 			return err
 		}
 	}
-	if truncate {
+	if truncate && !f.truncated(c) {
 		if err := f.truncate(c, n, 0, kill, true); err != nil {
 			f.drop(n)
 			return err
 		}
+		f.table.note(c.request(), 0, 0)
 	}
 	// Such an open gets passthrough only beside handles that have it (mode.go). Its writes are then acknowledged
 	// without asking us, so what has to be committed before them is committed here.
@@ -41,14 +43,15 @@ func (f *FS) open(c *call, ino uint64, flags uint32, kill bool, out *fuse.OpenOu
 			return err
 		}
 	}
-	f.opened(flags, &handle{node: n, write: write}, out)
+	f.opened(c, flags, &handle{node: n, write: write}, out)
 	return nil
 }
 
 // opened makes h, of which the node's reference becomes its own, an open handle.
-func (f *FS) opened(flags uint32, h *handle, out *fuse.OpenOut) {
+func (f *FS) opened(c *call, flags uint32, h *handle, out *fuse.OpenOut) {
+	h.append = flags&unix.O_APPEND != 0
 	f.enterMode(h, flags, out)
-	f.handles.add(h)
+	f.handles.add(h, c.request())
 	out.Fh = h.id
 }
 
@@ -64,6 +67,7 @@ func (f *FS) Release(cancel <-chan struct{}, in *fuse.ReleaseIn) {
 // Create is FUSE_CREATE: the kernel knows of no such name, and holds the directory.
 func (f *FS) Create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
 	c := f.begin("create", cancel, &in.InHeader)
+	defer f.takeBack(c)
 	return c.end(f.create(c, in, name, out))
 }
 
@@ -72,8 +76,8 @@ func (f *FS) create(c *call, in *fuse.CreateIn, name string, out *fuse.CreateOut
 	err := f.make(c, &in.InHeader, name, in.Mode&^unix.S_IFMT, in.Umask, &out.EntryOut, func(dirfd int, mode uint32) (err error) {
 		fd, err = unix.Openat(dirfd, name, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_NOFOLLOW|unix.O_LARGEFILE|unix.O_CLOEXEC, mode)
 		return err
-	})
-	if err == unix.EEXIST && in.Flags&unix.O_EXCL == 0 {
+	}, nil)
+	if err == unix.EEXIST && (in.Flags&unix.O_EXCL == 0 || c.replayed()) {
 		return f.createExisting(c, in, name, out)
 	}
 	if err != nil {
@@ -82,20 +86,26 @@ func (f *FS) create(c *call, in *fuse.CreateIn, name string, out *fuse.CreateOut
 		}
 		return err
 	}
-	f.made(fd, in, out)
+	f.made(c, fd, in, out)
 	return nil
 }
 
 // made makes the new file fd, whose entry out describes, an open handle.
-func (f *FS) made(fd int, in *fuse.CreateIn, out *fuse.CreateOut) {
+func (f *FS) made(c *call, fd int, in *fuse.CreateIn, out *fuse.CreateOut) {
 	n := f.adopt(out.Attr.Ino, fd)
-	f.opened(in.Flags, &handle{node: n, write: in.Flags&unix.O_ACCMODE != unix.O_RDONLY, made: true}, &out.OpenOut)
+	f.opened(c, in.Flags, &handle{node: n, write: in.Flags&unix.O_ACCMODE != unix.O_RDONLY, made: true}, &out.OpenOut)
 	out.SetAttrTimeout(0) // it is about to be written
 }
 
-// createExisting opens a file that came into being since the kernel looked.
+// createExisting opens a file that came into being since the kernel looked, or was made by the first execution of this request. (Not adopted
+// as new: whether all of it is here is asked.)
 func (f *FS) createExisting(c *call, in *fuse.CreateIn, name string, out *fuse.CreateOut) error {
 	var st unix.Statx_t
+	if c.replayed() {
+		if err := f.finishMode(c.ino, name, in.Mode&^unix.S_IFMT, in.Umask); err != nil {
+			return err
+		}
+	}
 	if err := f.lookup(c, c.ino, name, &st); err != nil {
 		return err
 	}
@@ -119,6 +129,7 @@ func (f *FS) createExisting(c *call, in *fuse.CreateIn, name string, out *fuse.C
 // Tmpfile is FUSE_TMPFILE: a file without a name, which may get one by link (unless O_EXCL).
 func (f *FS) Tmpfile(cancel <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
 	c := f.begin("tmpfile", cancel, &in.InHeader)
+	defer f.takeBack(c)
 	return c.end(f.tmpfile(c, in, out))
 }
 
@@ -155,6 +166,6 @@ func (f *FS) tmpfile(c *call, in *fuse.CreateIn, out *fuse.CreateOut) error {
 		return err
 	}
 	f.fillEntry(&out.EntryOut, &st)
-	f.made(fd, in, out)
+	f.made(c, fd, in, out)
 	return nil
 }

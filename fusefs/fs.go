@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log"
-	"os"
-	"path/filepath"
 	"runtime/debug"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -37,6 +35,8 @@ type FS struct {
 	dev        uint64 // st_dev of the subvolume
 	magic      bool   // the kernel negotiated FUSE_PASSTHROUGH
 	noOpenDir  bool   // the kernel need not open directories
+	table      *table
+	unanswered map[uint64]uint64 // of the process before: request -> handle that it may not have told the kernel of; only read
 
 	passOff atomic.Bool // passthrough was refused for good
 	fenced  atomic.Bool
@@ -65,70 +65,67 @@ var _ fuse.RawFileSystem = (*FS)(nil)
 // is unmounted. tree and res have to outlive the mount: close them after Wait.
 // The calling process must not use files below mountpoint itself.
 func Mount(tree Tree, res Residency, mountpoint string, opt Options) (*FS, error) {
-	opt = opt.withDefaults()
-	mountpoint, err := filepath.Abs(mountpoint)
+	f, err := newFS(tree, res, mountpoint, opt)
 	if err != nil {
 		return nil, fmt.Errorf("mount: %w", err)
 	}
-	ident, err := loadIdentity()
-	if err != nil {
-		return nil, fmt.Errorf("mount: %w", err)
+	if err := f.mount(); err != nil {
+		f.cancel()
+		return nil, fmt.Errorf("mount %s: %w", mountpoint, err)
 	}
-	var st unix.Statx_t
-	if err := unix.Statx(tree.RootFD(), "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS, &st); err != nil {
-		return nil, fmt.Errorf("mount: root of the tree: %w", err)
-	}
-	if st.Ino != rootIno {
-		return nil, fmt.Errorf("mount: inode %d is not the root of a BTRFS subvolume: %w", st.Ino, unix.EINVAL)
-	}
+	return f, nil
+}
+
+func makeFS(tree Tree, res Residency, mountpoint string, opt Options, ident identity, root *unix.Statx_t) *FS {
 	f := &FS{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
 		tree:          tree, res: res, opt: opt, mountpoint: mountpoint, ident: ident,
-		dev:  unix.Mkdev(st.Dev_major, st.Dev_minor),
+		dev:  unix.Mkdev(root.Dev_major, root.Dev_minor),
 		done: make(chan struct{}),
 	}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	f.handles.byID = map[uint64]*handle{}
 	f.nodes.byIno = map[uint64]*node{}
-	f.behind.f, f.behind.seen = f, map[uint64]uint64{}
+	f.behind.f, f.behind.seen, f.behind.mapped = f, map[uint64]uint64{}, map[uint64]uint64{}
 	f.dirs.byIno, f.dirs.limit = map[uint64]*dirHandle{}, dirLimit
 	if opt.Without.OpenDirectories {
 		f.dirs.limit = 0
 	}
 	f.victims.kept = map[uint64]int{}
 	f.passOff.Store(opt.NoPassthrough)
-	server, err := f.connect()
-	if err != nil {
-		f.cancel()
-		return nil, fmt.Errorf("mount %s: %w", mountpoint, err)
-	}
-	f.server = server
-	go f.serve()
-	return f, nil
+	return f
 }
 
-// connect mounts, and keeps the connection out of child processes: the protocol
-// library opens it without O_CLOEXEC, and a child that holds it after our death makes every user of the mount wait for ever instead of failing.
-func (f *FS) connect() (*fuse.Server, error) {
-	syscall.ForkLock.RLock() // no child is started meanwhile
-	defer syscall.ForkLock.RUnlock()
-	server, err := fuse.NewServer(f, f.mountpoint, f.mountOptions())
+// mount makes the connection and begins to serve it.
+//
+// Order: 1. mount, and agree with the kernel; 2. Options.Hold gets what a next process needs; 3. requests are served. A crash before 2 leaves
+// a dead mount that nobody has used.
+func (f *FS) mount() (err error) {
+	if f.table, err = newTable(); err != nil {
+		return err
+	}
+	f.handles.table = f.table
+	conn, err := f.mountFUSE()
 	if err != nil {
-		return nil, err
+		f.table.close()
+		return err
 	}
-	fds, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return server, nil
-	}
-	for _, e := range fds {
-		if to, err := os.Readlink("/proc/self/fd/" + e.Name()); err != nil || to != "/dev/fuse" {
-			continue
+	defer conn.Close()
+	held, err := f.beginConn(conn)
+	if err == nil {
+		if f.opt.Hold != nil {
+			held.Table = f.table.file
+			err = f.opt.Hold(held)
 		}
-		if fd, err := strconv.Atoi(e.Name()); err == nil {
-			unix.CloseOnExec(fd)
+		if err == nil {
+			go f.serve()
+			return nil
 		}
+		go f.serve() // ends with the unmount
+		return errors.Join(err, f.Detach())
 	}
-	return server, nil
+	f.table.close()
+	return errors.Join(err, unix.Unmount(f.mountpoint, unix.MNT_DETACH))
 }
 
 // serve runs until the kernel has let go of the connection.
@@ -141,18 +138,13 @@ func (f *FS) serve() {
 	f.behind.close()
 	f.dirs.close()
 	f.closeAll()
+	f.table.close()
 }
 
 func (f *FS) mountOptions() *fuse.MountOptions {
 	o := &fuse.MountOptions{
-		AllowOther:               true,
-		Options:                  []string{"default_permissions"},
-		FsName:                   f.opt.FSName,
-		Name:                     "fractal-lazy",
 		MaxBackground:            64,
 		MaxWrite:                 maxWrite,
-		DirectMountStrict:        true,
-		DirectMountFlags:         unix.MS_MGC_VAL, // no flags: neither nosuid nor nodev
 		EnableAcl:                true,
 		EnableSymlinkCaching:     !f.opt.Without.SymlinkCache,
 		ExplicitDataCacheControl: true,
@@ -166,9 +158,6 @@ func (f *FS) mountOptions() *fuse.MountOptions {
 		// signals, so a process that reads what cannot be fetched could not be killed.
 		ExtraCapabilities: fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_DONT_MASK | fuse.CAP_HANDLE_KILLPRIV_V2 |
 			fuse.CAP_SETXATTR_EXT | fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_EXPORT_SUPPORT,
-	}
-	if f.opt.ReadOnly {
-		o.DirectMountFlags |= unix.MS_RDONLY
 	}
 	if f.opt.NoPassthrough {
 		o.DisabledCapabilities |= fuse.CAP_PASSTHROUGH
@@ -218,12 +207,23 @@ func (f *FS) Unmount() error {
 		return nil
 	default:
 	}
-	if err := f.server.Unmount(); err != nil && !errors.Is(err, unix.EINVAL) {
+	err := unix.Unmount(f.mountpoint, unix.UMOUNT_NOFOLLOW)
+	for try := time.Duration(1); err == unix.EBUSY && try <= unmountTries; try++ {
+		time.Sleep(try * unmountPause) // a process may just be ending
+		err = unix.Unmount(f.mountpoint, unix.UMOUNT_NOFOLLOW)
+	}
+	if err != nil && err != unix.EINVAL {
 		return fmt.Errorf("unmount %s: %w", f.mountpoint, err)
 	}
 	f.Wait()
 	return nil
 }
+
+// How often, and how soon, a busy mount is tried again: about 300 ms in all.
+const (
+	unmountTries = 7
+	unmountPause = 10 * time.Millisecond
+)
 
 // Detach takes the mount out of the name space at once. Processes that use it
 // go on; serving ends, and Wait returns, after the last of them has closed its files.

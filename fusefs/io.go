@@ -54,7 +54,9 @@ func (f *FS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint3
 		return f.change(func() error {
 			return f.maybePlain(c, kill, n.fdW, func() (err error) {
 				put := keepCaps(n.fdW, in.WriteFlags)
-				written, err = pwriteAll(n.fdW, data, int64(in.Offset))
+				skip := c.alreadyAppended(n.fdW, in.Offset, uint64(len(data)))
+				written, err = pwriteAll(n.fdW, data[skip:], int64(in.Offset)+int64(skip))
+				written += skip
 				return errors.Join(err, put())
 			})
 		})

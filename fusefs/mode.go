@@ -39,7 +39,7 @@ func (f *FS) enterMode(h *handle, flags uint32, out *fuse.OpenOut) {
 		h.pass = true
 	case n.cached > 0:
 	default:
-		h.pass = local && f.mayPass(n, h.write, flags) && f.registerLocked(n)
+		h.pass = local && f.mayPass(n, h.write, flags) && f.registerLocked(n, true)
 		notify = h.pass && n.file != nil
 	}
 	if h.pass {
@@ -50,6 +50,11 @@ func (f *FS) enterMode(h *handle, flags uint32, out *fuse.OpenOut) {
 		n.cached++
 		if h.write {
 			n.storers++
+		}
+		// Not to pass anything through: the kernel holds the file open, beyond this process too, so that it can be opened by number
+		// again when it has lost its name.
+		if !f.passOff.Load() {
+			f.registerLocked(n, false)
 		}
 		if !local || n.cached > 1 || f.opt.NoPassthrough {
 			out.OpenFlags = fuse.FOPEN_KEEP_CACHE
@@ -79,15 +84,15 @@ func (f *FS) leaveMode(h *handle) {
 	n := h.node
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if !h.pass {
+	if h.pass {
+		n.pass--
+	} else {
 		n.cached--
 		if h.write {
 			n.storers--
 		}
-		return
 	}
-	n.pass--
-	if n.pass == 0 {
+	if n.pass == 0 && n.cached == 0 {
 		f.unregisterLocked(n)
 	}
 }
@@ -117,10 +122,10 @@ func (f *FS) mayPass(n *node, write bool, flags uint32) bool {
 	return true
 }
 
-// registerLocked makes the node's file known to the kernel as backing file. The kernel opens
+// registerLocked makes the node's file known to the kernel as backing file. To pass through to it, the kernel opens
 // and writes it with the credentials of the thread that registers it: one without
 // CAP_FSETID, so that writes clear setuid and setgid bits.
-func (f *FS) registerLocked(n *node) bool {
+func (f *FS) registerLocked(n *node, through bool) bool {
 	if n.backing != 0 {
 		return true
 	}
@@ -129,14 +134,21 @@ func (f *FS) registerLocked(n *node) bool {
 		fd = n.fdR
 	}
 	var id int32
-	err := f.plain(nobody, func() error {
-		var errno error
+	register := func() error {
 		i, e := f.server.RegisterBackingFd(&fuse.BackingMap{Fd: int32(fd)})
-		if id = i; e != 0 {
-			errno = e
+		if e != 0 {
+			return e
 		}
-		return errno
-	})
+		id = i
+		f.table.doubt(id)
+		return nil
+	}
+	var err error
+	if through {
+		err = f.plain(nobody, register)
+	} else {
+		err = register()
+	}
 	if err == nil && id > 0 {
 		n.backing = id
 		return true

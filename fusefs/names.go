@@ -109,8 +109,8 @@ func (f *FS) Readlink(cancel <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.St
 }
 
 // make runs do, which makes name in directory parent, as the caller would, and answers with the new entry. add are permission
-// bits that our own umask took away.
-func (f *FS) make(c *call, h *fuse.InHeader, name string, mode, umask uint32, out *fuse.EntryOut, do func(dirfd int, mode uint32) error) error {
+// bits that our own umask took away. In a replay the name may be there: made says whether it is what do makes; nil, where the caller finds out.
+func (f *FS) make(c *call, h *fuse.InHeader, name string, mode, umask uint32, out *fuse.EntryOut, do func(dirfd int, mode uint32) error, made func(dirfd int) error) error {
 	if hidden(c.ino, name) {
 		return unix.EPERM
 	}
@@ -128,7 +128,11 @@ func (f *FS) make(c *call, h *fuse.InHeader, name string, mode, umask uint32, ou
 	dirfd := d.fd
 	err = f.change(func() error {
 		mode, add := f.masked(d, mode, umask)
-		if err := f.as(h.Uid, h.Gid, func() error { return do(dirfd, mode) }); err != nil {
+		err := f.as(h.Uid, h.Gid, func() error { return do(dirfd, mode) })
+		if err == unix.EEXIST && c.replayed() && made != nil {
+			err = made(dirfd)
+		}
+		if err != nil {
 			return err
 		}
 		return addMode(dirfd, name, add)
@@ -149,7 +153,7 @@ func (f *FS) Mknod(cancel <-chan struct{}, in *fuse.MknodIn, name string, out *f
 	c := f.begin("mknod", cancel, &in.InHeader)
 	return c.end(f.make(c, &in.InHeader, name, in.Mode, in.Umask, out, func(dirfd int, mode uint32) error {
 		return unix.Mknodat(dirfd, name, mode, int(in.Rdev))
-	}))
+	}, func(dirfd int) error { return c.madeNode(dirfd, name, in.Mode, uint64(in.Rdev)) }))
 }
 
 // Mkdir is FUSE_MKDIR.
@@ -157,7 +161,7 @@ func (f *FS) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out *f
 	c := f.begin("mkdir", cancel, &in.InHeader)
 	return c.end(f.make(c, &in.InHeader, name, in.Mode, in.Umask, out, func(dirfd int, mode uint32) error {
 		return unix.Mkdirat(dirfd, name, mode)
-	}))
+	}, func(dirfd int) error { return c.madeNode(dirfd, name, unix.S_IFDIR, 0) }))
 }
 
 // Symlink is FUSE_SYMLINK.
@@ -165,7 +169,7 @@ func (f *FS) Symlink(cancel <-chan struct{}, h *fuse.InHeader, target, name stri
 	c := f.begin("symlink", cancel, h)
 	return c.end(f.make(c, h, name, 0, 0, out, func(dirfd int, _ uint32) error {
 		return unix.Symlinkat(target, dirfd, name)
-	}))
+	}, func(dirfd int) error { return c.madeSymlink(dirfd, name, target) }))
 }
 
 // Link is FUSE_LINK, of files without a name (O_TMPFILE) too.
@@ -181,7 +185,7 @@ func (f *FS) Link(cancel <-chan struct{}, in *fuse.LinkIn, name string, out *fus
 		}
 		defer release()
 		return unix.Linkat(fd, "", dirfd, name, unix.AT_EMPTY_PATH)
-	}))
+	}, func(dirfd int) error { return c.madeLink(dirfd, name, nodeToIno(in.Oldnodeid)) }))
 }
 
 // Unlink is FUSE_UNLINK.
@@ -216,6 +220,9 @@ func (f *FS) remove(op string, cancel <-chan struct{}, h *fuse.InHeader, name st
 	victim := f.keepVictim(dirfd, name)
 	err = f.change(func() error { return unix.Unlinkat(dirfd, name, flags) })
 	f.removed(victim, err == nil)
+	if err == unix.ENOENT && c.replayed() {
+		err = nil
+	}
 	return c.end(err)
 }
 
@@ -252,6 +259,9 @@ func (f *FS) rename(c *call, in *fuse.RenameIn, oldName, newName string) error {
 		defer to.release()
 	}
 	oldDir, newDir := from.fd, to.fd
+	if f.renamed(c, in, oldDir, oldName, newDir, newName) {
+		return nil
+	}
 	if in.Flags&(unix.RENAME_EXCHANGE|unix.RENAME_NOREPLACE) == 0 {
 		if err := f.fillVictim(c, newDir, newName); err != nil {
 			return err

@@ -39,6 +39,8 @@ type handle struct {
 	pass  bool
 	write bool
 	made  bool // by the open itself: the kernel has no attributes of it yet
+
+	append bool // opened with O_APPEND
 }
 
 type nodes struct {
@@ -47,17 +49,63 @@ type nodes struct {
 }
 
 type handles struct {
-	mu   sync.RWMutex
-	next uint64
-	byID map[uint64]*handle
+	mu    sync.RWMutex
+	byID  map[uint64]*handle
+	table *table // keeps them beyond this process
+	next  uint64 // of those that the table has no room for
 }
 
-func (t *handles) add(h *handle) {
+// add gives h, which the request unique opens, its number.
+func (t *handles) add(h *handle, unique uint64) {
+	s := h.node.slot(h, unique)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.next++
-	h.id = t.next
+	id, ok := t.table.put(s)
+	if !ok {
+		t.next++
+		id = replayBit | t.next // no slot has so high a generation within any mount's life; this one is lost with the process
+	}
+	h.id = id
+	t.byID[id] = h
+}
+
+// keep has the table remember s, which is no handle; 0 where there is no room.
+func (t *handles) keep(s slot) uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	fh, _ := t.table.put(s)
+	return fh
+}
+
+// slot describes h for the table.
+func (n *node) slot(h *handle, unique uint64) slot {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := slot{ino: n.ino, unique: unique, backing: n.backing}
+	if h.pass {
+		s.flags |= slotPass
+	}
+	if h.write {
+		s.flags |= slotWrite
+	}
+	if h.append {
+		s.flags |= slotAppend
+	}
+	return s
+}
+
+// restore takes a handle of the table as it is.
+func (t *handles) restore(h *handle) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.byID[h.id] = h
+}
+
+// lost takes a handle out of the table.
+func (t *handles) lost(fh uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.table.drop(fh)
 }
 
 func (t *handles) get(id uint64) (*handle, error) {
@@ -71,9 +119,18 @@ func (t *handles) get(id uint64) (*handle, error) {
 
 func (t *handles) remove(id uint64) *handle {
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	h := t.byID[id]
 	delete(t.byID, id)
+	t.mu.Unlock()
+	if h == nil {
+		return nil
+	}
+	// From here to the end of leaveMode the kernel may have a backing id that no handle tells of.
+	h.node.mu.Lock()
+	backing := h.node.backing
+	h.node.mu.Unlock()
+	t.table.doubt(backing)
+	t.lost(h.id)
 	return h
 }
 

@@ -34,6 +34,9 @@ type Options struct {
 	Observe func(op string, took time.Duration)
 	// Without switches off what makes a mount faster.
 	Without Without
+	// Hold is given, before the mount is used, what another process needs to go on with it after this one; see Resume. The files are
+	// the mount's and have to be duplicated. nil: the mount ends with this process. An error of it fails the mount.
+	Hold func(Held) error
 	// Debug logs each request and its answer.
 	Debug bool
 }

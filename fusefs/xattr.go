@@ -90,7 +90,7 @@ func (f *FS) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, attr string, 
 	}
 	defer f.dirs.aclChanged(c.ino, attr)
 	err := f.modify(c, c.ino, func(fd int) error {
-		if err := unix.Setxattr(procPath(fd), attr, data, int(in.Flags)); err != nil {
+		if err := unix.Setxattr(procPath(fd), attr, data, int(f.setting(c, fd, attr, in.Flags))); err != nil {
 			return err
 		}
 		if in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID == 0 {
@@ -113,5 +113,10 @@ func (f *FS) RemoveXAttr(cancel <-chan struct{}, h *fuse.InHeader, attr string) 
 		return c.end(unix.ENODATA)
 	}
 	defer f.dirs.aclChanged(c.ino, attr)
-	return c.end(f.modify(c, c.ino, func(fd int) error { return unix.Removexattr(procPath(fd), attr) }))
+	return c.end(f.modify(c, c.ino, func(fd int) error {
+		if f.removedXattr(c, fd, attr) {
+			return nil
+		}
+		return unix.Removexattr(procPath(fd), attr)
+	}))
 }

@@ -34,9 +34,14 @@ type committer struct {
 	err       error // of the last commit
 }
 
-func newCommitter(fd int) *committer {
+// dirty: a process before this one may have filled something that is not committed yet.
+func newCommitter(fd int, dirty bool) *committer {
 	ctx, stop := context.WithCancel(context.Background())
 	c := &committer{fd: fd, wake: make(chan struct{}, 1), stop: stop, done: make(chan struct{})}
+	if dirty {
+		c.ended = 1
+		c.wake <- struct{}{}
+	}
 	go c.run(ctx)
 	return c
 }

@@ -108,7 +108,7 @@ func Open(ctx context.Context, bt *backing.Tree, st store.Store, s *seal.Sealer,
 	t.fetch.nodes, t.fetch.line = opt.Nodes, opt.Line
 	t.reader = snapshot.NewReader(t.fetch, s)
 	t.reader.Observe = t.fetch.observeIndex
-	t.commit = newCommitter(bt.RootFD())
+	t.commit = newCommitter(bt.RootFD(), m != nil)
 	t.finish = newFinisher(t)
 	if m != nil {
 		t.count.open(m)

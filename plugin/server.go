@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -91,6 +92,26 @@ func (s *Server) Listen(socket string) error {
 	}
 	s.listener = l
 	return nil
+}
+
+// Adopt is Listen with the socket that a process before this one had, as Socket returned it; file stays the caller's.
+// An error where it is not the one at that path: then Listen.
+func (s *Server) Adopt(socket string, file *os.File, made Made) error {
+	l, err := adopt(socket, file, made)
+	if err != nil {
+		return fmt.Errorf("adopt socket: %w", err)
+	}
+	s.listener = l
+	return nil
+}
+
+// Socket returns a descriptor of the socket, for another process to Adopt. It is the caller's to close.
+func (s *Server) Socket() (*os.File, Made, error) {
+	f, err := s.listener.File()
+	if err != nil {
+		return nil, Made{}, fmt.Errorf("socket: %w", err)
+	}
+	return f, madeOf(s.listener.made), nil
 }
 
 // Run serves until ctx ends; then it takes no more calls, waits up to grace for those under way before it cancels them, and removes the

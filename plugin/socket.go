@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -54,6 +55,40 @@ func listen(path string) (*listener, error) {
 		return nil, fmt.Errorf("socket %s: %w", path, err)
 	}
 	return &listener{UnixListener: u, path: path, made: made, conns: map[*conn]struct{}{}}, nil
+}
+
+// adopt goes on listening with what a process before this one listened with, if path still leads to it.
+func adopt(path string, file *os.File, made Made) (*listener, error) {
+	st, err := os.Lstat(path)
+	if err != nil {
+		return nil, err
+	}
+	if now := madeOf(st); now != made {
+		return nil, fmt.Errorf("%s is another socket now", path)
+	}
+	l, err := net.FileListener(file)
+	if err != nil {
+		return nil, err
+	}
+	u, ok := l.(*net.UnixListener)
+	if !ok {
+		l.Close()
+		return nil, fmt.Errorf("what was kept of %s is no socket of its kind", path)
+	}
+	return &listener{UnixListener: u, path: path, made: st, conns: map[*conn]struct{}{}}, nil
+}
+
+// Made tells one socket's file from another one in its place.
+type Made struct {
+	Dev uint64 `json:"dev"`
+	Ino uint64 `json:"ino"`
+}
+
+func madeOf(st os.FileInfo) Made {
+	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+		return Made{Dev: uint64(sys.Dev), Ino: sys.Ino}
+	}
+	return Made{}
 }
 
 func publish(fresh, path string) (os.FileInfo, error) {

@@ -86,7 +86,7 @@
 // several steps says at its "Order:" what a crash leaves; Open mends it: a
 // half-made data.new and snapshots that no record names go to the trash, a data.new that was whole
 // takes its place, dead mounts are taken away, mount ids are forgotten (the mounts went with the
-// process, but for direct ones, which are taken over), and a volume whose writer this machine is gets its last changes published and is given back, unless it
+// process, but for direct ones, which are taken over, and those that Deps.Keep held, which go on: keep.go), and a volume whose writer this machine is gets its last changes published and is given back, unless it
 // is mounted first.
 //
 // # Example

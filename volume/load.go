@@ -42,6 +42,7 @@ func (m *Manager) load() error {
 		lock.Close()
 		return fmt.Errorf("%w: %w", ErrNotReady, err)
 	}
+	m.takeHeld()
 	if err := m.clearDeadMounts(); err != nil {
 		m.log.Warn().Err(err).Str("op", "open").Msg("mounts of a dead daemon stay behind")
 	}
@@ -64,6 +65,9 @@ func (m *Manager) load() error {
 			m.log.Error().Str("op", "open").Str("path", dir).Str("volume", v.name).Msg("left out: another volume has the same name")
 			continue
 		}
+		if m.isHeld(v) && v.locked == "" {
+			v.step = stepMount // nobody mounts it anew meanwhile
+		}
 		vols[v.name] = v
 	}
 	sched, schedErr := m.loadSchedule(machine.String())
@@ -75,6 +79,7 @@ func (m *Manager) load() error {
 	m.sched, m.schedErr = sched, schedErr
 	m.mu.Unlock()
 	m.unlock()
+	m.resumeHeld()
 	m.log.Info().Str("op", "open").Int("volumes", len(vols)).Stringer("machine", machine).Msg("pool opened")
 	m.poke()
 	return nil
@@ -119,7 +124,7 @@ func (m *Manager) clearDeadMounts() error {
 	}
 	var errs []error
 	for _, l := range slices.Backward(all) {
-		if !strings.HasPrefix(l.fsType, "fuse") || filepath.Dir(l.path) != filepath.Clean(m.o.Mounts) {
+		if !strings.HasPrefix(l.fsType, "fuse") || filepath.Dir(l.path) != filepath.Clean(m.o.Mounts) || m.heldAt(l.path) {
 			continue
 		}
 		if err := unix.Unmount(l.path, unix.MNT_DETACH); err != nil {
@@ -221,7 +226,7 @@ func (m *Manager) mend(v *vol) error {
 		return err
 	}
 	ids := v.readIDs()
-	if m.adopt(v, ids) {
+	if m.isHeld(v) || m.adopt(v, ids) {
 		return nil
 	}
 	if len(ids.IDs) > 0 {

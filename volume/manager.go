@@ -34,6 +34,8 @@ type Deps struct {
 	Remotes Remotes          // nil: there are none
 	// Metrics gets the figures of the volumes; nil: nobody collects them.
 	Metrics *metrics.Set
+	// Keep holds mounts beyond this process; nil: they end with it.
+	Keep Keeper
 }
 
 // Options of a Manager. The zero value of each is a default, but for Root.
@@ -74,9 +76,10 @@ type Manager struct {
 	life   context.Context // ends with Close; everything in the background runs under it
 	end    context.CancelFunc
 	jobs   sync.WaitGroup
-	wake   chan struct{} // the scheduler has something to look at
-	loadMu sync.Mutex    // one load at a time; taken before mu
-	keys   keyring       // loadMu guards it
+	wake   chan struct{}    // the scheduler has something to look at
+	loadMu sync.Mutex       // one load at a time; taken before mu
+	keys   keyring          // loadMu guards it
+	held   map[string]*held // mounts of the process before this one, by key; loadMu guards it
 
 	mu       sync.Mutex // guards all below; taken before any vol.mu
 	loaded   bool

@@ -143,7 +143,7 @@ func (m *Manager) mountNow(ctx context.Context, v *vol) error {
 		offline, err = m.fetchData(ctx, v)
 	}
 	if err == nil {
-		l, err = m.serve(ctx, v)
+		l, err = m.serve(ctx, v, nil)
 	}
 	if err != nil {
 		if r := v.record(); r.Writer && !r.Release {

@@ -25,15 +25,18 @@ type live struct {
 	how    string // mountFUSE or mountDirect
 	why    string // why it is FUSE although the option says direct
 	path   string
+	key    string             // of what is kept of it
 	cancel context.CancelFunc // of what runs beside it
 	done   chan struct{}      // lazy.Run has returned
 	wg     sync.WaitGroup     // what runs beside it
 }
 
-// serve opens and mounts data.
-func (m *Manager) serve(ctx context.Context, v *vol) (_ *live, err error) {
+// serve opens and mounts data, or goes on with the mount h where that is not nil.
+func (m *Manager) serve(ctx context.Context, v *vol, h *held) (_ *live, err error) {
 	l := &live{path: filepath.Join(m.o.Mounts, v.name), done: make(chan struct{})}
-	if err := mountFolder(l.path); err != nil {
+	if h != nil {
+		l.path = h.mount.Path
+	} else if err := mountFolder(l.path); err != nil {
 		return nil, err
 	}
 	if l.tree, err = backing.OpenTree(v.data()); err != nil {
@@ -59,20 +62,27 @@ func (m *Manager) serve(ctx context.Context, v *vol) (_ *live, err error) {
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	l.cancel = cancel
 	l.limit(run, v, log)
-	if v.set.direct {
+	if v.set.direct && h == nil {
 		if l.why = m.serveDirect(v, l, l.size.isHard()); l.why == "" {
 			return l, nil
 		}
 		log.Warn().Str("op", "mount").Str("why", l.why).Msg("mounted by FUSE although the option says direct")
 	}
-	opt := fusefs.Options{ReadOnly: v.isView(), Log: log}
+	opt := fusefs.Options{ReadOnly: v.isView(), Log: log, Hold: m.keep(v, l.path)}
+	l.key = m.keptKey(v)
 	if f := m.figures(v); f != nil {
 		opt.Observe = f.Op
 	}
 	if l.size != nil {
 		opt.Limit, opt.Grew, opt.Measure = l.size.limit, l.size.grew, l.size.again
 	}
-	fs, err := fusefs.Mount(l.tree, l.lazy, l.path, opt)
+	var fs *fusefs.FS
+	if h != nil {
+		fs, err = fusefs.Resume(l.tree, l.lazy, l.path, opt,
+			fusefs.Held{Conn: h.k.Files[0], Table: h.k.Files[1], Init: h.mount.Init, Reply: h.mount.Reply})
+	} else {
+		fs, err = fusefs.Mount(l.tree, l.lazy, l.path, opt)
+	}
 	if err != nil {
 		cancel()
 		l.wg.Wait()

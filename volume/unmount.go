@@ -148,6 +148,7 @@ func (m *Manager) unserve(l *live) error {
 			}
 		}
 	}
+	m.dropKept(l.key)
 	l.cancel()
 	l.wg.Wait()
 	err = l.lazy.Close()

@@ -1,0 +1,220 @@
+package volume
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"fractal-lazy/fusefs"
+
+	"golang.org/x/sys/unix"
+)
+
+// Kept is what has to outlive this process for one mount: bytes that only this package reads, and descriptors.
+type Kept struct {
+	Key   string
+	Data  []byte
+	Files []*os.File
+}
+
+// Keeper holds Kepts while processes come and go. A nil Keeper in Deps: mounts end with this process.
+type Keeper interface {
+	// Kept returns what a process before this one left, once. The files are the caller's.
+	Kept() []Kept
+	// Keep holds k, in the place of one with the same key. Its files stay the caller's.
+	Keep(k Kept) error
+	// Drop ends that.
+	Drop(key string) error
+	// Ready is called when all that was kept is served again, or dropped. With an error, this program cannot go on with what another one
+	// began: it is to end.
+	Ready(err error)
+}
+
+// keptMount is Kept.Data. It is read by the next process of the same or a later version; docs/FORMAT.md.
+type keptMount struct {
+	Version int    `json:"version"`
+	Path    string `json:"path"`
+	Minor   int    `json:"minor"` // of the connection, in /proc/self/mountinfo
+	Init    []byte `json:"init"`
+	Reply   []byte `json:"reply"`
+}
+
+const keptVersion = 1
+
+const keptPrefix = "mount/"
+
+// keptKey names a volume, or a view, by its folder below the root.
+func (m *Manager) keptKey(v *vol) string {
+	return keptPrefix + strings.TrimPrefix(v.dir, m.o.Root+string(filepath.Separator))
+}
+
+// held is a mount whose process has ended.
+type held struct {
+	k     Kept
+	mount keptMount
+}
+
+func (h *held) close() {
+	for _, f := range h.k.Files {
+		f.Close()
+	}
+}
+
+// takeHeld reads what the process before this one left. loadMu is held.
+func (m *Manager) takeHeld() {
+	if m.held != nil {
+		return
+	}
+	m.held = map[string]*held{}
+	if m.d.Keep == nil {
+		return
+	}
+	for _, k := range m.d.Keep.Kept() {
+		h := &held{k: k}
+		err := json.Unmarshal(k.Data, &h.mount)
+		if err != nil || h.mount.Version != keptVersion || len(k.Files) != 2 || !strings.HasPrefix(k.Key, keptPrefix) {
+			m.log.Error().Str("op", "open").Str("key", k.Key).Msg("what was kept of a mount cannot be read: it is given up")
+			h.close()
+			m.dropKept(k.Key)
+			continue
+		}
+		m.held[k.Key] = h
+	}
+}
+
+// isHeld reports whether the mount of v goes on although its process has ended.
+func (m *Manager) isHeld(v *vol) bool { return m.held[m.keptKey(v)] != nil }
+
+// heldAt reports whether path is a mount that goes on.
+func (m *Manager) heldAt(path string) bool {
+	for _, h := range m.held {
+		if h.mount.Path == path {
+			return true
+		}
+	}
+	return false
+}
+
+// resumeHeld goes on with every mount that the process before this one left. The volumes have their step taken; it is given back. What
+// cannot be resumed is taken away, as if the daemon had died without anybody to keep its mounts.
+func (m *Manager) resumeHeld() {
+	if m.d.Keep == nil {
+		return
+	}
+	var foreign error
+	for _, v := range m.all() {
+		h := m.held[m.keptKey(v)]
+		if h == nil {
+			continue
+		}
+		delete(m.held, h.k.Key)
+		// One whose key was locked until now has not got its step yet, and may be mounted anew.
+		err := v.lockedError()
+		if v.stepNow() != stepMount && err == nil {
+			err = v.enter(m.life, stepMount)
+		}
+		if err == nil {
+			err = m.resume(m.life, v, h)
+		}
+		h.close()
+		switch {
+		case errors.Is(err, fusefs.ErrDialect):
+			foreign = v.wrap(err)
+		case err != nil:
+			m.logger(v, "open").Error().Err(err).Msg("the mount of the daemon before this one cannot go on")
+			m.giveUpHeld(h)
+			if v.lockedWhy() != "" {
+				continue // mended when it is open
+			}
+			if err := m.mend(v); err != nil {
+				m.logger(v, "open").Error().Err(err).Msg("the volume cannot be mended")
+			}
+		}
+		v.leave()
+	}
+	if foreign == nil {
+		for _, h := range m.held {
+			m.log.Error().Str("op", "open").Str("key", h.k.Key).Msg("a mount of no volume that is here is taken away")
+			h.close()
+			m.giveUpHeld(h)
+		}
+		clear(m.held)
+	}
+	m.d.Keep.Ready(foreign)
+}
+
+// giveUpHeld takes a mount away that nobody serves any more.
+func (m *Manager) giveUpHeld(h *held) {
+	if fuseMinor(h.mount.Path) == h.mount.Minor {
+		if err := unix.Unmount(h.mount.Path, unix.MNT_DETACH); err != nil {
+			m.log.Warn().Err(err).Str("path", h.mount.Path).Msg("a dead mount stays behind")
+		}
+		_ = removeEmpty(h.mount.Path) // it is in the way of nothing
+	}
+	m.dropKept(h.k.Key)
+}
+
+// resume makes v live again.
+func (m *Manager) resume(ctx context.Context, v *vol, h *held) error {
+	if v.isLive() || fuseMinor(h.mount.Path) != h.mount.Minor {
+		return fusefs.ErrGone
+	}
+	l, err := m.serve(ctx, v, h)
+	if err != nil {
+		return err
+	}
+	ids := v.readIDs()
+	v.mutate(func() {
+		v.live, v.closing, v.final, v.since = l, false, false, m.now()
+		if ids.Boot == m.boot && len(ids.IDs) <= maxIDs {
+			for _, id := range ids.IDs {
+				v.ids[id] = struct{}{}
+			}
+		}
+		v.lastSnap = m.now() // the writer is asked for at once: lastAsk stays zero
+	})
+	m.logger(v, "open").Info().Strs("ids", ids.IDs).Msg("took over the mount of the daemon before this one")
+	return nil
+}
+
+func (v *vol) stepNow() step {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.step
+}
+
+func (v *vol) isLive() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.live != nil
+}
+
+// keep is fusefs.Options.Hold.
+func (m *Manager) keep(v *vol, path string) func(fusefs.Held) error {
+	if m.d.Keep == nil {
+		return nil
+	}
+	return func(h fusefs.Held) error {
+		b, err := json.Marshal(keptMount{Version: keptVersion, Path: path, Minor: fuseMinor(path), Init: h.Init, Reply: h.Reply})
+		if err != nil {
+			return err
+		}
+		if err := m.d.Keep.Keep(Kept{Key: m.keptKey(v), Data: b, Files: []*os.File{h.Conn, h.Table}}); err != nil {
+			return fmt.Errorf("have the mount kept: %w", err)
+		}
+		return nil
+	}
+}
+
+func (m *Manager) dropKept(key string) {
+	if m.d.Keep == nil {
+		return
+	}
+	if err := m.d.Keep.Drop(key); err != nil {
+		m.log.Warn().Err(err).Str("key", key).Msg("a mount that is gone is still kept")
+	}
+}
