@@ -202,7 +202,7 @@ func (s *supervisor) start() error {
 	}
 	theirs := os.NewFile(uintptr(pair[1]), "worker")
 	cmd := exec.Command(s.exe, s.o.Args...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = nil, os.Stdout, os.Stderr
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr // not /dev/null, which may be missing
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.Env = append(os.Environ(), EnvSocket+"="+strconv.Itoa(3))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL} // its own group: Ctrl-C is passed on, not doubled
