@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"fractal-lazy/pace"
 	"fractal-lazy/store"
 
 	"github.com/ipfs/go-cid"
@@ -22,14 +23,15 @@ type CopyStats struct {
 }
 
 // Copy makes dst hold, and pin, all that root reaches, reading what dst lacks from src. No key is needed: the links
-// stand in plain sight. prev is a root that dst may hold pinned, so that the pin costs the difference; undefined: none.
+// stand in plain sight. prev is a root that dst may hold pinned, so that the pin costs the difference; undefined: none. line is
+// what the blocks are sent over; nil: no limit.
 //
 // What lies below a node that dst has is taken to be there, since nodes are sent after what is below them. The pin proves it; where it
 // finds a gap (a copy that was killed, a collection in the middle of one), everything is looked at once more.
 //
 // Order: 1 blocks; 2 the pin. A crash before 2 leaves blocks that a collection may take, and the next Copy sends those again.
-func Copy(ctx context.Context, src, dst store.Store, prev, root cid.Cid, tell func(Progress)) (CopyStats, error) {
-	c := &copier{src: src, dst: dst, progress: &reporter{tell: tell}}
+func Copy(ctx context.Context, src, dst store.Store, prev, root cid.Cid, line *pace.User, tell func(Progress)) (CopyStats, error) {
+	c := &copier{src: src, dst: dst, line: line, progress: &reporter{tell: tell}}
 	if done, err := dst.Pinned(ctx, root); err != nil || done {
 		return CopyStats{}, err
 	}
@@ -63,6 +65,7 @@ func pinFrom(ctx context.Context, s store.Store, prev, root cid.Cid) error {
 
 type copier struct {
 	src, dst store.Store
+	line     *pace.User // that the blocks are sent over; nil: no limit
 	progress *reporter
 	up       *uploader
 	stats    CopyStats
@@ -70,7 +73,7 @@ type copier struct {
 
 func (c *copier) copyAll(ctx context.Context, root cid.Cid) error {
 	c.progress.phase("copy")
-	c.up = newUploader(ctx, c.dst, false, nil, func(sent int) { c.progress.sent(sent) })
+	c.up = newUploader(ctx, c.dst, false, c.line, func(sent int) { c.progress.sent(sent) })
 	c.up.ask.Store(0) // it is asked here, a node's links at a time
 	defer c.up.Abort()
 	has, err := c.dst.Has(ctx, []cid.Cid{root})

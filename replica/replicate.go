@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"fractal-lazy/hive"
+	"fractal-lazy/pace"
 	"fractal-lazy/seal"
 	"fractal-lazy/store"
 
@@ -36,7 +37,7 @@ type Replicated struct {
 //
 // Order, for each snapshot: 1 blocks and pin; 2 its manifest; 3 the second Hive's writer, which a manifest sets, is cleared: nobody
 // uses the volume from there. A crash before 2 leaves a pin that no manifest names, before 3 a writer that the next call clears.
-func Replicate(ctx context.Context, from, to Place, key seal.Privkey, all []*hive.Manifest, last *hive.Manifest, tell func(Progress)) (r Replicated, err error) {
+func Replicate(ctx context.Context, from, to Place, key seal.Privkey, all []*hive.Manifest, last *hive.Manifest, line *pace.User, tell func(Progress)) (r Replicated, err error) {
 	pub := key.Public()
 	if err := to.Hive.Create(ctx, pub); err != nil {
 		return r, err
@@ -67,7 +68,7 @@ func Replicate(ctx context.Context, from, to Place, key seal.Privkey, all []*hiv
 			return r, fmt.Errorf("generation %d: %w", m.Generation, err)
 		}
 		if !has[m.Hash()] || m == last { // the last one again: its pin may have been lost there
-			if err := r.snapshot(ctx, from, to, prev, root, m == last, tell); err != nil {
+			if err := r.snapshot(ctx, from, to, prev, root, m == last, line, tell); err != nil {
 				return r, fmt.Errorf("generation %d: %w", m.Generation, err)
 			}
 		}
@@ -90,14 +91,14 @@ func Replicate(ctx context.Context, from, to Place, key seal.Privkey, all []*hiv
 }
 
 // snapshot copies one snapshot. One that the first place does not keep any more is left out, but for the last.
-func (r *Replicated) snapshot(ctx context.Context, from, to Place, prev, root cid.Cid, last bool, tell func(Progress)) error {
+func (r *Replicated) snapshot(ctx context.Context, from, to Place, prev, root cid.Cid, last bool, line *pace.User, tell func(Progress)) error {
 	if !last {
 		kept, err := from.Store.Pinned(ctx, root)
 		if err != nil || !kept {
 			return err
 		}
 	}
-	s, err := Copy(ctx, from.Store, to.Store, prev, root, tell)
+	s, err := Copy(ctx, from.Store, to.Store, prev, root, line, tell)
 	if s.Nodes > 0 {
 		r.Snapshots++
 	}

@@ -52,7 +52,7 @@ func (p *twoPlaces) replicate(from, to store.Store) (Replicated, error) {
 	p.t.Helper()
 	all, err := p.hive.All(context.Background(), p.key.Public())
 	check(p.t, err)
-	return Replicate(context.Background(), Place{from, p.hive}, Place{to, p.second.hive}, p.key, all, all[len(all)-1], nil)
+	return Replicate(context.Background(), Place{from, p.hive}, Place{to, p.second.hive}, p.key, all, all[len(all)-1], nil, nil)
 }
 
 // wantAll reads the newest snapshot back from the second place, where nothing unreachable is left over.
@@ -151,7 +151,7 @@ func TestCopy_FindsGapsBelowWhatIsThere(t *testing.T) {
 			check(t, p.second.blocks.PutMany(ctx, func(yield func(store.Block, error) bool) { yield(store.Block{CID: id, Data: data}, nil) }))
 		}
 	}
-	s, err := Copy(ctx, p.blocks, p.second.blocks, cid.Undef, p.base.Root, nil)
+	s, err := Copy(ctx, p.blocks, p.second.blocks, cid.Undef, p.base.Root, nil, nil)
 	check(t, err)
 	if !s.Whole || s.Blocks == 0 {
 		t.Errorf("%+v", s)
@@ -170,7 +170,7 @@ func TestCopy_ABlockThatTheSourceLacksIsAnError(t *testing.T) {
 		}
 	}
 	there := memory.New()
-	_, err := Copy(context.Background(), p.blocks, there, cid.Undef, p.base.Root, nil)
+	_, err := Copy(context.Background(), p.blocks, there, cid.Undef, p.base.Root, nil, nil)
 	wantError(t, err, store.ErrNotFound)
 	if ok, err := there.Pinned(context.Background(), p.base.Root); err != nil || ok {
 		t.Errorf("half of it is pinned: %v", err)
@@ -210,7 +210,7 @@ func TestReplicate_AHiveThatHidesManifestsIsAnError(t *testing.T) {
 	p := newTwoPlaces(t, 3)
 	all, err := p.hive.All(context.Background(), p.key.Public())
 	check(t, err)
-	_, err = Replicate(context.Background(), Place{p.blocks, p.hive}, Place{p.second.blocks, p.second.hive}, p.key, all[1:], all[2], nil)
+	_, err = Replicate(context.Background(), Place{p.blocks, p.hive}, Place{p.second.blocks, p.second.hive}, p.key, all[1:], all[2], nil, nil)
 	if !errors.Is(err, hive.ErrNotFound) {
 		t.Errorf("%v", err)
 	}

@@ -93,7 +93,7 @@ func (m *Manager) replicate(ctx context.Context, v *vol, text, remote string, p 
 	if to.Close != nil {
 		defer to.Close()
 	}
-	r, err = replica.Replicate(ctx, replica.Place{Store: m.store, Hive: m.d.Hive}, to.Place, v.key, all, last, func(rp replica.Progress) {
+	r, err = replica.Replicate(ctx, replica.Place{Store: m.store, Hive: m.d.Hive}, to.Place, v.key, all, last, m.up.User(nil), func(rp replica.Progress) {
 		if p != nil {
 			p(Progress{Phase: rp.Phase, Done: rp.BytesUploaded})
 		}
