@@ -29,7 +29,7 @@ PLUGINDIR = build/plugin/$(ARCH)
 PREFIX ?= /usr/local
 UNITS  ?= /etc/systemd/system
 
-.PHONY: kill-upload build test test-docker demo demo-short bench-mount bench-start bench-snapshot bench-fs soak fuzz deps vet clean plugin plugin-rootfs plugin-push install uninstall crash crash-short posix model
+.PHONY: kill-upload build test test-docker demo demo-short bench-mount bench-start bench-snapshot bench-fs soak fuzz deps vet clean plugin plugin-rootfs plugin-push install uninstall crash crash-short posix model storm
 
 ## build: bin/fractal-lazy, one static file
 build:
