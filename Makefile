@@ -145,7 +145,7 @@ kill-upload: deps
 
 ## storm: the driver's worker killed 300 times under load; nobody may see an error
 storm: deps
-	FRACTAL_KILLS=$(or $(KILLS),300) $(GO) test -count=1 -v -timeout $(TESTTIMEOUT) ./tests/storm
+	FRACTAL_KILLS=$(or $(KILLS),300) $(GO) test -tags storm -count=1 -v -timeout $(TESTTIMEOUT) ./tests/storm
 
 ## fuzz: every fuzz target for FUZZTIME
 fuzz:
