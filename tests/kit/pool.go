@@ -71,7 +71,7 @@ func NewPool(dir string, size uint64) (*LoopPool, error) {
 }
 
 // closePatience is how long Close waits for those who are just about to let go.
-const closePatience = 5 * time.Second
+const closePatience = 30 * time.Second
 
 // Close unmounts the pool, detaches its loop device and deletes its file.
 // Whatever was mounted below it or held it open is taken away by force, and

@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 
+	"fractal-lazy/tests/kit"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -33,4 +35,15 @@ func inside() int {
 	}
 	fmt.Fprintln(os.Stderr, err)
 	return 1
+}
+
+// furnish makes the name space one's own: the mounts of others are not kept alive by it.
+func furnish() {
+	if os.Getenv(insideEnv) == "" {
+		return
+	}
+	if err := kit.DropForeignMounts(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 }

@@ -21,6 +21,7 @@ func main() {
 	if os.Getenv(insideEnv) == "" && os.Getuid() == 0 {
 		os.Exit(inside())
 	}
+	furnish()
 	var c config
 	flag.IntVar(&c.ops, "ops", 1_000_000, "how many operations")
 	flag.Uint64Var(&c.seed, "seed", uint64(time.Now().UnixNano())%1_000_000, "what everything random follows from")

@@ -24,6 +24,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(insideEnv) == "" && os.Getuid() == 0 {
 		os.Exit(inside())
 	}
+	furnish()
 	os.Exit(m.Run())
 }
 

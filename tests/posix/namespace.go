@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"fractal-lazy/tests/kit"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -33,8 +35,8 @@ const users = "fsgqa:*:31415:31415::/tmp:/bin/bash\n123456-fsgqa:*:31416:31416::
 // furnish gives the name space the mount helper and the users; dir is for the files. The
 // machine outside does not see it, and everything goes with the last process.
 func furnish(dir, socket string) error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("separate mounts: %w", err)
+	if err := kit.DropForeignMounts(); err != nil {
+		return err
 	}
 	self, err := os.Executable()
 	if err != nil {
