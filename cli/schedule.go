@@ -21,10 +21,11 @@ a timer, pause and resume hold the job and let it go on, delete (or 0) takes it 
 once; one that fails is tried again, after a minute first.
 
 Actions:
-  snapshot          take a snapshot where something changed, and publish it
-  purge:PATTERN     remove the snapshots that a retention pattern does not keep, as purge does
-  replicate:REMOTE  publish what was written, and bring it to a second place, as send does
-  verify[:SHARE]    read the newest published snapshot back: a share of its content (5%), or all`,
+  snapshot              take a snapshot where something changed, and publish it
+  purge:PATTERN         remove the snapshots that a retention pattern does not keep, as purge does
+  replicate:REMOTE      publish what was written, and bring it to a second place, as send does
+  synchronize[:BUDGET]  keep a volume that another machine uses warm here, as sync does
+  verify[:SHARE]        read the newest published snapshot back: a share of its content (5%), or all`,
 		Example: `  fractal-lazy schedule snapshot 60 db
   fractal-lazy schedule snapshot "30 3 * * *" photos
   fractal-lazy schedule purge:4h:1d:2w:2y @daily db

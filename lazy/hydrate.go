@@ -65,8 +65,11 @@ type hydrator struct {
 	wg    sync.WaitGroup
 
 	// Of this pass:
-	left   atomic.Uint64 // could not be brought
-	logged atomic.Uint64 // lines in the log
+	left    atomic.Uint64 // could not be brought
+	logged  atomic.Uint64 // lines in the log
+	budget  budget        // for the goroutine of pass
+	giveUp  func()        // called where nothing comes; nil: the pass goes on
+	lastErr atomic.Pointer[error]
 }
 
 // Run brings what Options.Prefetch asks for, in the background: directories
@@ -122,8 +125,7 @@ func (t *Tree) Run(ctx context.Context) error {
 // pass goes once through everything and reports whether nothing is remote.
 func (h *hydrator) pass(ctx context.Context, want Prefetch) (complete bool, err error) {
 	defer h.wg.Wait()
-	budget, err := want.budget()
-	if err != nil {
+	if h.budget.all, err = want.budget(); err != nil {
 		return false, err
 	}
 	if _, err := h.census(ctx); err != nil {
@@ -134,9 +136,10 @@ func (h *hydrator) pass(ctx context.Context, want Prefetch) (complete bool, err 
 			return false, err
 		}
 	}
-	if budget > 0 {
+	if h.budget.all > 0 {
+		h.budget.spent = h.t.spent()
 		for _, small := range []bool{true, false} {
-			if err := h.files(ctx, small, budget); err != nil {
+			if err := h.files(ctx, small); err != nil {
 				return false, err
 			}
 		}
@@ -259,9 +262,8 @@ func (h *hydrator) directories(ctx context.Context) error {
 
 // files brings pending files: those with their windows in the mark, or the
 // larger ones, until the budget is spent.
-func (h *hydrator) files(ctx context.Context, small bool, budget uint64) error {
+func (h *hydrator) files(ctx context.Context, small bool) error {
 	t := h.t
-	spent := errors.New("budget is spent")
 	err := t.bt.EachXattr(ctx, mark.FileName, 0, func(ino uint64, value []byte) error {
 		m, err := mark.DecodeFile(value)
 		if err != nil {
@@ -271,15 +273,12 @@ func (h *hydrator) files(ctx context.Context, small bool, budget uint64) error {
 		if m.State != mark.Pending || small != (m.Content.Depth == 0) {
 			return nil
 		}
-		t.fetch.mu.Lock()
-		fetched := t.fetch.bytes
-		t.fetch.mu.Unlock()
-		if fetched >= budget {
-			return spent
+		if small && !h.affords(less(m.Content.Data, t.stored(ino))) {
+			return errSpent
 		}
 		return h.file(ctx, ino)
 	})
-	if errors.Is(err, spent) {
+	if errors.Is(err, errSpent) {
 		return nil
 	}
 	return err
@@ -314,6 +313,10 @@ func (h *hydrator) file(ctx context.Context, ino uint64) error {
 		}
 		if f.here.has(w.Index) {
 			continue
+		}
+		if !h.affords(f.cost(w, h.budget.all)) {
+			err = errSpent
+			break
 		}
 		windows.Add(1)
 		err = h.do(ctx, func() error {
@@ -357,10 +360,11 @@ func (h *hydrator) judge(err error) {
 	case err == nil, errors.Is(err, unix.ESTALE): // removed meanwhile
 		return
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, fusefs.ErrRemote):
-		h.left.Add(1)
+		h.lose(err)
 		return
 	}
-	if h.left.Add(1); h.logged.Add(1) <= maxLogged {
+	h.lose(err)
+	if h.logged.Add(1) <= maxLogged {
 		h.t.opt.Log.Error().Err(err).Str("volume", h.t.opt.Volume).Str("op", "hydrate").Msg("cannot be brought")
 	}
 }

@@ -21,6 +21,7 @@ type Set struct {
 	remoteBytes  *prometheus.GaugeVec
 	remoteFiles  *prometheus.GaugeVec
 	fenced       *prometheus.GaugeVec
+	synchronized *prometheus.GaugeVec
 	opSeconds    *prometheus.HistogramVec
 	lag          *lag
 
@@ -63,6 +64,10 @@ func New() *Set {
 		fenced: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "fractal_fenced",
 			Help: "1 where another machine has taken the volume, so that this one no longer publishes; else 0.",
+		}, []string{"volume"}),
+		synchronized: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "fractal_synchronized_timestamp_seconds",
+			Help: "When a volume that this machine follows was brought up to the newest generation, in Unix seconds; 0 where it is not followed.",
 		}, []string{"volume"}),
 		opSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "fractal_fuse_op_seconds",
@@ -108,7 +113,7 @@ func New() *Set {
 			Help: "Volumes on this machine, by state; views of snapshots too.",
 		}, []string{"state"}),
 	}
-	s.registry.MustRegister(s.fetchSeconds, s.fetchBytes, s.fetchErrors, s.remoteBytes, s.remoteFiles, s.fenced, s.opSeconds, s.lag,
+	s.registry.MustRegister(s.fetchSeconds, s.fetchBytes, s.fetchErrors, s.remoteBytes, s.remoteFiles, s.fenced, s.synchronized, s.opSeconds, s.lag,
 		s.fetchShared, s.waitSeconds, s.cacheHits, s.cacheMisses, s.uploadSeconds, s.uploadBytes, s.uploadFailures, s.states,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return s
@@ -135,6 +140,7 @@ func (s *Set) Volume(pubkey string) *Volume {
 		remoteBytes:  s.remoteBytes.WithLabelValues(name),
 		remoteFiles:  s.remoteFiles.WithLabelValues(name),
 		fenced:       s.fenced.WithLabelValues(name),
+		synchronized: s.synchronized.WithLabelValues(name),
 		opSeconds:    s.opSeconds.MustCurryWith(prometheus.Labels{"volume": name}),
 
 		fetchShared:    s.fetchShared.WithLabelValues(name),
@@ -163,7 +169,7 @@ func (s *Set) Forget(pubkey string) {
 	name := label(pubkey)
 	for _, vec := range []interface {
 		DeletePartialMatch(prometheus.Labels) int
-	}{s.fetchSeconds, s.fetchBytes, s.fetchErrors, s.remoteBytes, s.remoteFiles, s.fenced, s.opSeconds, s.fetchShared, s.waitSeconds,
+	}{s.fetchSeconds, s.fetchBytes, s.fetchErrors, s.remoteBytes, s.remoteFiles, s.fenced, s.synchronized, s.opSeconds, s.fetchShared, s.waitSeconds,
 		s.cacheHits, s.cacheMisses, s.uploadSeconds, s.uploadBytes, s.uploadFailures} {
 		vec.DeletePartialMatch(prometheus.Labels{"volume": name})
 	}

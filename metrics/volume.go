@@ -17,6 +17,7 @@ type Volume struct {
 	remoteBytes  prometheus.Gauge
 	remoteFiles  prometheus.Gauge
 	fenced       prometheus.Gauge
+	synchronized prometheus.Gauge
 	opSeconds    prometheus.ObserverVec
 
 	fetchShared    prometheus.Counter
@@ -73,6 +74,15 @@ func (v *Volume) SetFenced(fenced bool) {
 		v.fenced.Set(1)
 	} else {
 		v.fenced.Set(0)
+	}
+}
+
+// SetSynchronized tells when a volume that is followed was brought up to the newest generation; the zero time: it is not followed.
+func (v *Volume) SetSynchronized(t time.Time) {
+	if t.IsZero() {
+		v.synchronized.Set(0)
+	} else {
+		v.synchronized.Set(float64(t.Unix()))
 	}
 }
 

@@ -58,6 +58,7 @@ func (s *Server) routes() {
 			return control.Key{Privkey: k}, err
 		})
 	}))
+	handle("POST "+volumes+"/{name}/synchronize", s.stream("synchronize", s.synchronize))
 	handle("POST "+volumes+"/{name}/replicate", s.stream("replicate", s.replicate))
 	handle("GET "+control.Prefix+"/schedule", s.answer("schedule", func(r *http.Request) (any, error) { return s.jobs(r, r.URL.Query().Get("volume"), nil) }))
 	handle("POST "+control.Prefix+"/schedule", s.answer("schedule", s.setJob))

@@ -34,6 +34,7 @@ type Volumes interface {
 	SetHydration(name string, paused bool, rate uint64) error
 	Verify(ctx context.Context, name string, o volume.VerifyOptions, p func(volume.Progress)) (volume.Verification, error)
 	KeyExport(name string) (string, error)
+	Synchronize(ctx context.Context, name, budget string, p func(volume.Progress)) (volume.Synchronization, error)
 	Replicate(ctx context.Context, name, text, remote string, p func(volume.Progress)) (volume.Replication, error)
 	Jobs(name string) (jobs []schedule.Listed, paused bool, err error)
 	SetJob(name, action, timer string) error

@@ -75,7 +75,7 @@ func TestOpenAPI_HasEveryFieldOfEveryType(t *testing.T) {
 		volume.Progress{}, control.CreateRequest{}, control.MountRequest{}, control.MountResult{}, control.UnmountRequest{}, control.SnapshotRequest{},
 		control.HydrateRequest{}, control.DiffRequest{}, volume.DiffResult{}, volume.Change{}, control.PurgeRequest{}, volume.PurgeResult{}, volume.PurgeDecision{}, control.RemoveSnapshotRequest{},
 		control.BrowseRequest{}, control.BrowseResult{}, control.CloneRequest{}, control.RestoreRequest{}, volume.RestoreResult{}, control.VerifyRequest{},
-		volume.Verification{}, volume.Damage{}, control.ReplicateRequest{}, volume.Replication{},
+		volume.Verification{}, volume.Damage{}, control.ReplicateRequest{}, volume.Replication{}, control.SynchronizeRequest{}, volume.Synchronization{},
 		control.Schedule{}, schedule.Listed{}, schedule.Due{}, control.JobRequest{}, control.Key{}, control.Event{}} {
 		typ := reflect.TypeOf(v)
 		var want []string
@@ -93,7 +93,7 @@ func TestOpenAPI_HasEveryFieldOfEveryType(t *testing.T) {
 	for name := range api.fields {
 		t.Errorf("schema %s is no type", name)
 	}
-	if want := []string{volume.StateNew, volume.StateUnmounted, volume.StateUploading, volume.StatePreparing, volume.StateHydrating, volume.StateComplete,
+	if want := []string{volume.StateNew, volume.StateUnmounted, volume.StateFollowing, volume.StateUploading, volume.StatePreparing, volume.StateHydrating, volume.StateComplete,
 		volume.StateOffline, volume.StateFenced, volume.StateLocked, volume.StateSnapshot}; !slices.Equal(api.states, want) {
 		t.Errorf("states %v, want %v", api.states, want)
 	}

@@ -265,6 +265,14 @@ func (s *Server) replicate(r request) (any, error) {
 	return r.v.Replicate(r.ctx, r.name, in.Snapshot, in.Remote, r.p)
 }
 
+func (s *Server) synchronize(r request) (any, error) {
+	var in control.SynchronizeRequest
+	if err := decode(r.http, &in); err != nil {
+		return nil, err
+	}
+	return r.v.Synchronize(r.ctx, r.name, in.Budget, r.p)
+}
+
 func (s *Server) hydrate(r request) (any, error) {
 	var in control.HydrateRequest
 	if err := decode(r.http, &in); err != nil {

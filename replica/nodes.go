@@ -43,6 +43,9 @@ func (n CachedNodes) Get(_ context.Context, c cid.Cid) ([]byte, error) {
 	return data, nil
 }
 
+// Keep puts a tree node, a block that matches c, into the cache; other blocks are ignored. It cannot fail: what is not kept is fetched again.
+func (p *Publisher) Keep(c cid.Cid, node []byte) { p.nodes.put(c, node) }
+
 // nodes is a getter with a cache of tree nodes (dag-cbor blocks, sealed as they are everywhere) in a folder: a file each, named by
 // its CID, in folders by the CID's last two characters. The walk of a base reads all of its nodes, every time.
 //

@@ -10,6 +10,7 @@
 // differs from it by what was written since, and by what was fetched since,
 // which cannot be told apart without a walk and counts as a difference. A
 // volume is fenced when the Hive names another writer while it is in use here.
+// A volume is followed while its data is brought up to newer generations without a mount.
 // A view is a read-only volume that shows one published snapshot for ever; it never becomes the writer.
 //
 // On the disk, below the root of a Manager:
@@ -39,6 +40,7 @@
 //   - Without the Hive a volume mounts where this machine was its last known
 //     writer. If another one took it over meanwhile, that shows at the next
 //     fencing check, as with any other fencing.
+//   - Synchronize takes no writer, publishes nothing, and puts no change aside. What it fetches is no change.
 //   - A restore loses nothing: the data before it is in a snapshot first.
 //   - Nothing of a clone is published that its own key does not open, and nothing of the other volume's key is kept with it.
 //   - A purge never takes the newest published snapshot, nor what anything on this machine still takes content from.
@@ -54,9 +56,9 @@
 //
 // # Life cycle
 //
-// A volume is at rest or mounted. Five steps lead between these states, or
+// A volume is at rest or mounted. Six steps lead between these states, or
 // happen in one of them, and only one runs at a time in a volume (vol.enter): mount, unmount,
-// snapshot, restore, release (giving the writer back); remove ends it. Uploads run beside the steps, one at a
+// snapshot, restore, synchronize (which makes room for any other at once), release (giving the writer back); remove ends it. Uploads run beside the steps, one at a
 // time in a volume, in the order of the snapshots. An interval takes no new
 // snapshot while one waits for its upload: what cannot be uploaded does not pile up.
 // decideClaim, decideData and decide are the pure functions that say what

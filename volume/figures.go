@@ -40,6 +40,11 @@ func (m *Manager) Measure() {
 		f := m.figures(v)
 		f.SetRemote(int64(i.BytesRemote), int64(i.FilesRemote))
 		f.SetFenced(i.Fenced)
+		if i.Synchronized != nil {
+			f.SetSynchronized(*i.Synchronized)
+		} else {
+			f.SetSynchronized(time.Time{})
+		}
 		f.BehindSince(m.behindSince(v, i))
 	}
 }

@@ -6,6 +6,7 @@ import "time"
 const (
 	StateNew       = "new"       // never mounted here
 	StateUnmounted = "unmounted" // at rest; all that it holds is published, or its key never left this machine
+	StateFollowing = "following" // unmounted; kept warm with what other machines publish
 	StateUploading = "uploading" // unmounted; its last changes are still on their way to the Hive
 	StatePreparing = "preparing" // being mounted
 	StateHydrating = "hydrating" // mounted, part of it is still remote
@@ -53,7 +54,9 @@ type Info struct {
 	LeftOut        string            `json:"left_out,omitempty"`           // what of a direct mount no snapshot holds
 	Options        map[string]string `json:"options"`                      // effective; no key
 	Created        time.Time         `json:"created"`
-	CloneOf        string            `json:"clone_of,omitempty"` // public key of the volume that part of it is still to be fetched from; it is published after that
+	Newest         uint64            `json:"newest_generation,omitempty"` // the newest that the Hive ever showed this machine
+	Synchronized   *time.Time        `json:"synchronized,omitempty"`      // following: when all that the budget allows was here at last
+	CloneOf        string            `json:"clone_of,omitempty"`          // public key of the volume that part of it is still to be fetched from; it is published after that
 }
 
 // Where a snapshot is.

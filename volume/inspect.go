@@ -3,6 +3,8 @@ package volume
 import (
 	"maps"
 	"slices"
+
+	"fractal-lazy/lazy"
 )
 
 // List returns all volumes, by name. It answers from memory.
@@ -27,6 +29,10 @@ func (m *Manager) Get(name string) (Info, error) {
 func (v *vol) info() Info {
 	v.mu.Lock()
 	r, l := v.freshLocked(), v.live
+	var f *lazy.Tree // of a Synchronize under way
+	if v.follow != nil {
+		f = v.follow.tree
+	}
 	i := Info{
 		Name: v.name, Pubkey: v.pub.String(), State: v.stateLocked(), OfflineWhy: v.offline, LockedWhy: v.locked,
 		Unpublished: r.count(kindPending), UploadPhase: v.uploadIs.Phase, UploadBytes: v.uploadIs.Done, UploadError: v.problem,
@@ -57,8 +63,18 @@ func (v *vol) info() Info {
 	}
 	i.BytesTotal, i.BytesRemote = r.Totals.BytesTotal, r.Totals.BytesRemote
 	i.FilesTotal, i.FilesRemote = r.Totals.FilesTotal, r.Totals.FilesRemote
+	if r.Seen != nil {
+		i.Newest = r.Seen.Generation
+	}
+	if r.Follow != nil {
+		i.Synchronized = r.Follow.Synced
+	}
 	if l != nil {
 		i.fill(l)
+	} else if f != nil {
+		s := f.Status()
+		i.BytesFetched, i.BytesTaken, i.Rate, i.ETASeconds = s.BytesFetched, s.BytesTaken, s.Rate, s.ETA.Seconds()
+		i.BytesRemote, i.FilesRemote = s.BytesRemote, s.FilesRemote
 	}
 	return i
 }
@@ -102,6 +118,8 @@ func (v *vol) stateLocked() string {
 		return StatePreparing
 	case v.rec.Release || v.rec.pending() != nil:
 		return StateUploading
+	case v.rec.Follow != nil:
+		return StateFollowing
 	case v.rec.Base == nil && len(v.rec.Snapshots) == 0:
 		return StateNew
 	}

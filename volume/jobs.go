@@ -24,10 +24,11 @@ func (m *Manager) scheduleFile() string { return filepath.Join(m.o.Root, "schedu
 // actions are what can be scheduled.
 func (m *Manager) actions() map[string]schedule.Action {
 	return map[string]schedule.Action{
-		"snapshot":  {Do: m.jobSnapshot},
-		"purge":     {Check: checkPattern, Do: m.jobPurge},
-		"verify":    {Check: checkShare, Do: m.jobVerify},
-		"replicate": {Check: m.checkRemote, Do: m.jobReplicate},
+		"snapshot":    {Do: m.jobSnapshot},
+		"purge":       {Check: checkPattern, Do: m.jobPurge},
+		"verify":      {Check: checkShare, Do: m.jobVerify},
+		"replicate":   {Check: m.checkRemote, Do: m.jobReplicate},
+		"synchronize": {Check: checkFollow, Do: m.jobSynchronize},
 	}
 }
 

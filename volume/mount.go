@@ -165,6 +165,13 @@ func (m *Manager) mountNow(ctx context.Context, v *vol) error {
 // fetchData makes this machine the writer and data the newest state; offline
 // says why the Hive was not asked, where it was not.
 func (m *Manager) fetchData(ctx context.Context, v *vol) (offline string, err error) {
+	if offline, err = m.claimData(ctx, v); err == nil {
+		err = v.unfollow() // not before: until data is what is mounted, what was fetched into it is no change
+	}
+	return offline, err
+}
+
+func (m *Manager) claimData(ctx context.Context, v *vol) (offline string, err error) {
 	log := m.logger(v, "mount")
 	a := m.ask(ctx, v, true)
 	r := v.record()
@@ -287,6 +294,9 @@ func (m *Manager) differs(v *vol) (bool, error) {
 		return false, nil
 	}
 	r := v.record()
+	if r.Follow != nil {
+		return r.pending() != nil, nil
+	}
 	changed, _, err := backing.Changed(v.data(), r.SavedGen)
 	return changed || r.pending() != nil, err
 }

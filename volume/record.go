@@ -50,11 +50,12 @@ type record struct {
 	// Unpin are roots whose manifests were removed, or are about to be, and that are still to be unpinned.
 	Unpin []string `json:"unpin,omitempty"`
 	// Snapshots are the local ones, ascending by time.
-	Snapshots  []snapRecord `json:"snapshots,omitempty"`
-	Fence      *fenceRecord `json:"fence,omitempty"` // another machine took over
-	Swap       *swapRecord  `json:"swap,omitempty"`  // data.new is whole and becomes data
-	Replicated *time.Time   `json:"replicated,omitempty"`
-	Totals     totals       `json:"totals"` // of the newest published snapshot; what is remote, as of the last unmount
+	Snapshots  []snapRecord  `json:"snapshots,omitempty"`
+	Follow     *followRecord `json:"follow,omitempty"` // what differs from Base was fetched
+	Fence      *fenceRecord  `json:"fence,omitempty"`  // another machine took over
+	Swap       *swapRecord   `json:"swap,omitempty"`   // data.new is whole and becomes data
+	Replicated *time.Time    `json:"replicated,omitempty"`
+	Totals     totals        `json:"totals"` // of the newest published snapshot; what is remote, as of the last unmount
 }
 
 type mark struct {

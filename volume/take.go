@@ -21,9 +21,11 @@ func (m *Manager) takeSnapshot(ctx context.Context, v *vol, kind string) (id str
 		return "", err
 	}
 	r := v.record()
-	changed, _, err := backing.Changed(v.data(), r.held(kind))
-	if err != nil {
-		return "", err
+	changed := false
+	if r.Follow == nil {
+		if changed, _, err = backing.Changed(v.data(), r.held(kind)); err != nil {
+			return "", err
+		}
 	}
 	now := m.now().UTC()
 	if !changed {

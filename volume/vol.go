@@ -26,7 +26,8 @@ const (
 	stepRestore  step = "restore"
 	stepClone    step = "clone"
 	stepPurge    step = "purge"
-	stepView     step = "view" // of a view: from choosing its snapshot until its data says so
+	stepFollow   step = "synchronize" // ends where another step wants the volume
+	stepView     step = "view"        // of a view: from choosing its snapshot until its data says so
 	stepRelease  step = "release"
 	stepRemove   step = "remove"
 )
@@ -68,6 +69,7 @@ type vol struct {
 	problem  string // why the last upload failed
 	snapWhy  string // why the last interval snapshot failed
 	cloning  int    // clones that are being made of it: what they take content from must stay
+	follow   *following
 	leftOut  string // what the last snapshot of a direct mount does not hold
 }
 
@@ -142,7 +144,7 @@ func (v *vol) mutate(change func()) {
 }
 
 // enter waits until no other step has the volume, and takes it for s. It is
-// the outermost of all that is waited for; see doc.go.
+// the outermost of all that is waited for; see doc.go. A Synchronize makes room at once.
 func (v *vol) enter(ctx context.Context, s step) error {
 	for {
 		v.mu.Lock()
@@ -156,8 +158,11 @@ func (v *vol) enter(ctx context.Context, s step) error {
 			v.mu.Unlock()
 			return nil
 		}
-		other, ch := v.step, v.changed
+		other, ch, f := v.step, v.changed, v.follow
 		v.mu.Unlock()
+		if f != nil && s != stepFollow {
+			f.cancel(fmt.Errorf("%w: it was ended by a %s of the volume", ErrBusy, s))
+		}
 		select {
 		case <-ch:
 		case <-ctx.Done():

@@ -138,6 +138,11 @@ func (c *Client) KeyExport(ctx context.Context, name string) (string, error) {
 	return k.Privkey, err
 }
 
+// Synchronize brings the newest generation of a volume that is not in use here, as far as the budget goes.
+func (c *Client) Synchronize(ctx context.Context, name string, r SynchronizeRequest, p func(volume.Progress)) (volume.Synchronization, error) {
+	return stream[volume.Synchronization](ctx, c, volumePath(name, "/synchronize"), r, p)
+}
+
 // Replicate brings published snapshots to a second place.
 func (c *Client) Replicate(ctx context.Context, name string, r ReplicateRequest, p func(volume.Progress)) (volume.Replication, error) {
 	return stream[volume.Replication](ctx, c, volumePath(name, "/replicate"), r, p)

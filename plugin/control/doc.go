@@ -24,6 +24,7 @@
 //	POST   /fractal/v1/volumes/{name}/flush         -> SnapshotInfo                    (stream)
 //	POST   /fractal/v1/volumes/{name}/hydrate       HydrateRequest -> Info             (stream)
 //	POST   /fractal/v1/volumes/{name}/verify        VerifyRequest -> Verification      (stream)
+//	POST   /fractal/v1/volumes/{name}/synchronize   SynchronizeRequest -> Synchronization  (stream)
 //	POST   /fractal/v1/volumes/{name}/replicate     ReplicateRequest -> Replication    (stream)
 //	GET    /fractal/v1/schedule?volume=NAME         -> Schedule
 //	POST   /fractal/v1/schedule                     JobRequest -> Schedule

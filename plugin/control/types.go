@@ -130,6 +130,11 @@ type VerifyRequest struct {
 	Sample   float64 `json:"sample,omitempty"`
 }
 
+// SynchronizeRequest brings the newest generation here. Budget empty: what the option prefetch says.
+type SynchronizeRequest struct {
+	Budget string `json:"budget,omitempty"`
+}
+
 // ReplicateRequest brings published snapshots to a second place. Snapshot empty: what was written until now.
 type ReplicateRequest struct {
 	Remote   string `json:"remote"`
