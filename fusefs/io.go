@@ -283,6 +283,9 @@ func (f *FS) copyRange(c *call, in *fuse.CopyFileRangeIn) (int, error) {
 			return f.maybePlain(c, !keepsSuid(dst.node.fdW, in.Pid), dst.node.fdW, func() (err error) {
 				offIn, offOut := int64(in.OffIn), int64(in.OffOut)
 				if data != nil {
+					if err := copyRefused(dst.node.fdW); err != nil {
+						return err
+					}
 					copied, err = pwriteAll(dst.node.fdW, data, offOut)
 				} else {
 					copied, err = unix.CopyFileRange(src.node.fdR, &offIn, dst.node.fdW, &offOut, int(n), 0)
@@ -300,6 +303,15 @@ func (f *FS) copyRange(c *call, in *fuse.CopyFileRangeIn) (int, error) {
 		err = nil // the rest is for the next call to fail on
 	}
 	return copied, err
+}
+
+// copyRefused is what copy_file_range says of a target that was made immutable after it was opened; a write there is not refused.
+func copyRefused(fd int) error {
+	flags, err := unix.IoctlGetUint32(fd, fsGetFlags)
+	if err == nil && flags&flImmutable != 0 {
+		err = unix.EPERM
+	}
+	return err
 }
 
 const fsyncDataOnly = 1 // FUSE_FSYNC_FDATASYNC

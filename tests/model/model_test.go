@@ -72,6 +72,14 @@ func TestScript_WhatTheModelFound(t *testing.T) {
 			{Kind: "open", Path: "data", H: 1, Flags: unix.O_RDWR}, {Kind: "ftruncate", H: 1, N: 5000},
 			{Kind: "chattr", Path: "data", Flags: flAppend, Mode: 1}, {Kind: "pwrite", H: 1, Off: 5000, N: 10}, {Kind: restart},
 		}},
+		{"a copy into an open file that was made immutable", []op{
+			{Kind: "open", Path: "b/x", H: 1}, {Kind: "open", Path: "data", H: 2, Flags: unix.O_RDWR},
+			{Kind: "chattr", Path: "data", Flags: flImmutable, Mode: 1}, {Kind: "copy", H: 1, H2: 2, Off2: 4096, N: 5000}, {Kind: "copy", H: 1, H2: 2, Off: 1 << 20, N: 5000},
+		}},
+		{"a copy into an open file that was made append-only", []op{
+			{Kind: "open", Path: "b/x", H: 1}, {Kind: "open", Path: "data", H: 2, Flags: unix.O_RDWR},
+			{Kind: "chattr", Path: "data", Flags: flAppend, Mode: 1}, {Kind: "copy", H: 1, H2: 2, Off2: 4096, N: 5000}, {Kind: "copy", H: 1, H2: 2, Off2: 16384, N: 5000},
+		}},
 		{"all names of an open file go", []op{
 			{Kind: "open", Path: "a/x", H: 1, Flags: unix.O_RDWR}, {Kind: "unlink", Path: "a/x"}, {Kind: "unlink", Path: "b/x"}, {Kind: "fchmod", H: 1, Mode: 0o600},
 		}},

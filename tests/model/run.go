@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -311,6 +312,7 @@ func (s *sequence) perform(o *op) error {
 	line := len(s.lines)
 	s.add("%v", o)
 	s.t.ops++
+	zeros := s.punchesZeros(o)
 	m := s.mount.do(o)
 	for try := 0; s.mayFail(m); try++ {
 		if try == 20 {
@@ -336,8 +338,13 @@ func (s *sequence) perform(o *op) error {
 	if m != p && o.Kind == "lseek" && s.c.handle(o.H, since, true) == nil {
 		m = p // a hole in the place of zeros, or the other way round; nothing but those, see compare.content
 	}
-	if m != p && !excused(o, m, p) {
+	if m != p && !s.excused(o, m, p) {
 		return fmt.Errorf("%v: %v, plain %v", o, m, p)
+	}
+	if zeros && p.err == 0 {
+		if k := s.pair(o.H); k != nil {
+			k.zeros = true
+		}
 	}
 	if o.Kind == "store" || o.Kind == "mapkeep" || o.Kind == "mmap" && o.Flags&unix.MAP_SHARED != 0 {
 		s.loosen(o.H)
@@ -360,9 +367,42 @@ func (s *sequence) perform(o *op) error {
 }
 
 // excused: the kernel does not know what is immutable or append-only on a FUSE mount, so where an operation
-// has two reasons to fail, or to do nothing, it may see the other one first.
-func excused(o *op, m, p result) bool {
-	return p.err == unix.EPERM && (m.err != 0 || o.Kind == "copy" && m.n == 0 || o.Kind == "removexattr" && o.To == "system.posix_acl_default")
+// has two reasons to fail, or to do nothing, it may see the other one first; and access says that such a file can be written.
+func (s *sequence) excused(o *op, m, p result) bool {
+	if p.err != unix.EPERM {
+		return false
+	}
+	switch m.err {
+	case 0:
+		return o.Kind == "access" || o.Kind == "copy" && m.n == 0 && s.nothingToCopy(o) || o.Kind == "removexattr" && o.To == "system.posix_acl_default"
+	case unix.EACCES, unix.ENOENT, unix.EEXIST, unix.ENOTEMPTY, unix.ENOTDIR, unix.EISDIR, unix.EINVAL, unix.EXDEV, unix.ELOOP, unix.ENODATA:
+		return true
+	}
+	return false
+}
+
+// nothingToCopy reports whether a copy has no bytes to copy: the kernel does not ask a FUSE file system then.
+func (s *sequence) nothingToCopy(o *op) bool {
+	var st unix.Stat_t
+	h := s.plain.open[o.H]
+	return o.N == 0 || h != nil && unix.Fstat(h.fd, &st) == nil && o.Off >= st.Size
+}
+
+// punchesZeros reports whether o punches what is zeros already: BTRFS moves the time where they are data and not where they are a hole, and
+// one may stand for the other.
+func (s *sequence) punchesZeros(o *op) bool {
+	h := s.plain.open[o.H]
+	if o.Kind != "fallocate" || o.Mode&unix.FALLOC_FL_PUNCH_HOLE == 0 || h == nil {
+		return false
+	}
+	fd, err := unix.Open(proc(h.fd), unix.O_RDONLY|openAlways, 0) // it may be open only for writing
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	b := make([]byte, o.N)
+	n, err := unix.Pread(fd, b, o.Off)
+	return err == nil && len(bytes.Trim(b[:n], "\x00")) == 0
 }
 
 // mayFail reports whether an operation may end like this for a fetch that timed out.
@@ -370,12 +410,18 @@ func (s *sequence) mayFail(m result) bool {
 	return s.timeout > 0 && (m.err == unix.EIO || m.err == unix.EFAULT)
 }
 
-func (s *sequence) loosen(n int) {
+// pair is what is known of an open file; nil: nothing.
+func (s *sequence) pair(n int) *pair {
 	var st unix.Stat_t
 	if h := s.plain.open[n]; h != nil && unix.Fstat(h.fd, &st) == nil {
-		if k := s.c.pairs[st.Ino]; k != nil {
-			k.loose = true
-		}
+		return s.c.pairs[st.Ino]
+	}
+	return nil
+}
+
+func (s *sequence) loosen(n int) {
+	if k := s.pair(n); k != nil {
+		k.loose, k.last = true, false
 	}
 }
 
@@ -469,6 +515,7 @@ func (s *sequence) closeFiles() {
 	s.plain.closeFiles()
 	s.mount.close()
 	s.g.closedAll()
+	s.c.closed()
 }
 
 // restart ends the serving process, or kills it, and starts another.
