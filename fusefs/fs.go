@@ -41,6 +41,8 @@ type FS struct {
 	passOff atomic.Bool // passthrough was refused for good
 	fenced  atomic.Bool
 
+	conn atomic.Int64 // number of the connection, as Unmount saw it last; 0: not known
+
 	// ctx ends when the connection is gone or given up: nothing waits longer.
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -199,13 +201,16 @@ func (f *FS) Init(s *fuse.Server) {
 func (f *FS) Mountpoint() string { return f.mountpoint }
 
 // Unmount takes the mount away and waits until everything is closed. EBUSY
-// where a process still uses it; then it stays mounted. Calls after the first
-// success do nothing.
+// where a process still uses it; then it stays mounted. What copies of the mount in other
+// name spaces keep open ends after a few seconds (cut.go). Calls after the first success do nothing.
 func (f *FS) Unmount() error {
 	select {
 	case <-f.done:
 		return nil
 	default:
+	}
+	if n := connection(f.mountpoint); n != 0 {
+		f.conn.Store(int64(n))
 	}
 	err := unix.Unmount(f.mountpoint, unix.UMOUNT_NOFOLLOW)
 	for try := time.Duration(1); err == unix.EBUSY && try <= unmountTries; try++ {
@@ -215,8 +220,7 @@ func (f *FS) Unmount() error {
 	if err != nil && err != unix.EINVAL {
 		return fmt.Errorf("unmount %s: %w", f.mountpoint, err)
 	}
-	f.Wait()
-	return nil
+	return f.endHeld(int(f.conn.Load()))
 }
 
 // How often, and how soon, a busy mount is tried again: about 300 ms in all.

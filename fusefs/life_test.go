@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -26,8 +28,8 @@ func openFDs(t *testing.T) []string {
 	var all []string
 	for _, e := range list {
 		to, err := os.Readlink("/proc/self/fd/" + e.Name())
-		// The runtime's own poller and the pipes that the protocol library pools do not belong to a mount.
-		if err == nil && !strings.HasPrefix(to, "anon_inode:") && !strings.HasPrefix(to, "pipe:") && to != "/proc/self/fd" && !strings.HasSuffix(to, "/fd") {
+		// The runtime's own poller, and the pipes and the /dev/null that the protocol library keeps, do not belong to a mount.
+		if err == nil && to != "/dev/null" && !strings.HasPrefix(to, "anon_inode:") && !strings.HasPrefix(to, "pipe:") && to != "/proc/self/fd" && !strings.HasSuffix(to, "/fd") {
 			all = append(all, to)
 		}
 	}
@@ -289,5 +291,70 @@ func TestStress_ConcurrentUse(t *testing.T) {
 		if _, there := seen.Load(op); !there {
 			t.Errorf("%s was not observed", op)
 		}
+	}
+}
+
+func init() {
+	children["hold"] = func(args []string) error {
+		f, err := os.OpenFile(filepath.Join(args[0], "f"), os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		m, err := unix.Mmap(int(f.Fd()), 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		if err != nil {
+			return err
+		}
+		if _, err := f.WriteAt([]byte("written"), 4096); err != nil {
+			return err
+		}
+		copy(m, "stored")
+		fmt.Println("ready")
+		bufio.NewReader(os.Stdin).ReadString('\n')
+		_, err = f.WriteAt([]byte("late"), 8192)
+		fmt.Println(err)
+		return nil
+	}
+}
+
+// TestUnmount_EndsWhatAnotherNameSpaceHolds: a process in a mount name space of its own keeps a copy of the mount, with a file open and a mapping that it has stored to.
+func TestUnmount_EndsWhatAnotherNameSpaceHolds(t *testing.T) {
+	for _, through := range []bool{false, true} {
+		t.Run(fmt.Sprintf("passthrough=%t", !through), func(t *testing.T) {
+			src := newSubvolume(t)
+			must(t, os.WriteFile(filepath.Join(src, "f"), make([]byte, 3*4096), 0o644))
+			w := mountTest(t, src, complete{}, Options{NoPassthrough: through})
+			cmd := child("hold", w.mnt)
+			cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
+			in, err := cmd.StdinPipe()
+			must(t, err)
+			out, err := cmd.StdoutPipe()
+			must(t, err)
+			must(t, cmd.Start())
+			defer func() { cmd.Process.Kill(); cmd.Wait() }()
+			lines := bufio.NewReader(out)
+			if l, err := lines.ReadString('\n'); l != "ready\n" {
+				t.Fatalf("%q, %v", l, err)
+			}
+			ended := make(chan error, 1)
+			go func() { ended <- w.Unmount() }()
+			select {
+			case err := <-ended:
+				must(t, err)
+			case <-time.After(2 * time.Minute):
+				cmd.Process.Kill()
+				<-ended
+				t.Fatal("waited for the other name space")
+			}
+			b, err := os.ReadFile(filepath.Join(src, "f"))
+			must(t, err)
+			if !bytes.HasPrefix(b, []byte("stored")) || !bytes.HasPrefix(b[4096:], []byte("written")) {
+				t.Errorf("the file holds %q and %q", b[:8], b[4096:4104])
+			}
+			_, err = in.Write([]byte("\n"))
+			must(t, err)
+			if l, err := lines.ReadString('\n'); through && !strings.Contains(l, "endpoint is not connected") && !strings.Contains(l, "connection abort") {
+				t.Errorf("a write after the end says %q, %v", l, err)
+			}
+		})
 	}
 }

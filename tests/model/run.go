@@ -375,7 +375,7 @@ func (s *sequence) excused(o *op, m, p result) bool {
 	switch m.err {
 	case 0:
 		return o.Kind == "access" || o.Kind == "copy" && m.n == 0 && s.nothingToCopy(o) || o.Kind == "removexattr" && o.To == "system.posix_acl_default"
-	case unix.EACCES, unix.ENOENT, unix.EEXIST, unix.ENOTEMPTY, unix.ENOTDIR, unix.EISDIR, unix.EINVAL, unix.EXDEV, unix.ELOOP, unix.ENODATA:
+	case unix.EACCES, unix.ENOENT, unix.EEXIST, unix.ENOTEMPTY, unix.ENOTDIR, unix.EISDIR, unix.EINVAL, unix.EXDEV, unix.ELOOP, unix.ENODATA, unix.EOPNOTSUPP:
 		return true
 	}
 	return false
@@ -460,9 +460,9 @@ func (s *sequence) event() error {
 		s.fault()
 		return nil
 	case n < 14:
-		_, err := s.srv.do(command{Do: []string{"pause", "hydrate", "wait"}[n-11], Rate: 512 << 10 << s.r.IntN(6)})
-		s.w.faults.LiftAll()
+		s.w.faults.LiftAll() // with one that stays it would wait for ever
 		s.calm = 0
+		_, err := s.srv.do(command{Do: []string{"pause", "hydrate", "wait"}[n-11], Rate: 512 << 10 << s.r.IntN(6)})
 		s.add("-- %s", []string{"pause", "hydrate", "wait until it is complete"}[n-11])
 		return err
 	case n < 16:

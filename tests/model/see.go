@@ -50,8 +50,6 @@ func (c *compare) closed() {
 	}
 }
 
-const statSkip = unix.S_IFMT
-
 // tick is how late the clock may be that inodes are stamped with.
 const tick = 20 * time.Millisecond
 
