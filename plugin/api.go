@@ -60,6 +60,7 @@ func (s *Server) routes() {
 	}))
 	handle("POST "+volumes+"/{name}/synchronize", s.stream("synchronize", s.synchronize))
 	handle("POST "+volumes+"/{name}/replicate", s.stream("replicate", s.replicate))
+	handle("POST "+control.Prefix+"/import/buttervolume", s.answer("import-buttervolume", s.importButtervolume))
 	handle("GET "+control.Prefix+"/schedule", s.answer("schedule", func(r *http.Request) (any, error) { return s.jobs(r, r.URL.Query().Get("volume"), nil) }))
 	handle("POST "+control.Prefix+"/schedule", s.answer("schedule", s.setJob))
 	for path, paused := range map[string]bool{"/schedule/pause": true, "/schedule/resume": false} {

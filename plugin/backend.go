@@ -36,6 +36,7 @@ type Volumes interface {
 	KeyExport(name string) (string, error)
 	Synchronize(ctx context.Context, name, budget string, p func(volume.Progress)) (volume.Synchronization, error)
 	Replicate(ctx context.Context, name, text, remote string, p func(volume.Progress)) (volume.Replication, error)
+	ImportButtervolume(ctx context.Context, o volume.ButterOptions) (volume.ButterResult, error)
 	Jobs(name string) (jobs []schedule.Listed, paused bool, err error)
 	SetJob(name, action, timer string) error
 	PauseJobs(paused bool) error

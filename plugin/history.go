@@ -54,6 +54,16 @@ func (s *Server) clone(r *http.Request) (any, error) {
 	})
 }
 
+func (s *Server) importButtervolume(r *http.Request) (any, error) {
+	var in control.ImportButtervolumeRequest
+	if err := decode(r, &in); err != nil {
+		return nil, err
+	}
+	return with(s, r, func(v Volumes) (volume.ButterResult, error) {
+		return v.ImportButtervolume(r.Context(), volume.ButterOptions{From: in.From, Schedule: in.Schedule, Zone: in.Zone, Volumes: in.Volumes, DryRun: in.DryRun})
+	})
+}
+
 func (s *Server) purge(r *http.Request) (any, error) {
 	var in control.PurgeRequest
 	if err := decode(r, &in); err != nil {

@@ -85,6 +85,32 @@ func (r *Runner) List(volume string) (jobs []Listed, paused bool) {
 
 // Set makes a job, or gives it another timer. The error is ErrJob where the action or the timer cannot be.
 func (r *Runner) Set(volume, action, timer string) error {
+	if err := r.possible(action, timer); err != nil {
+		return err
+	}
+	return r.change(func(t *Table) error { return t.set(volume, action, strings.TrimSpace(timer), r.opt.Now()) })
+}
+
+// Add makes a job, paused or not, where the volume has no such job; one that is there stays as it is. The errors are those of Set.
+func (r *Runner) Add(volume, action, timer string, paused bool) (added bool, err error) {
+	if err := r.possible(action, timer); err != nil {
+		return false, err
+	}
+	err = r.change(func(t *Table) error {
+		if added = t.find(volume, action) == nil; !added {
+			return nil
+		}
+		if err := t.set(volume, action, strings.TrimSpace(timer), r.opt.Now()); err != nil {
+			return err
+		}
+		t.find(volume, action).Paused = paused
+		return nil
+	})
+	return added && err == nil, err
+}
+
+// possible tells whether there is such an action, with such an argument and timer.
+func (r *Runner) possible(action, timer string) error {
 	verb, arg := cutAction(action)
 	a, ok := r.actions[verb]
 	if !ok {
@@ -98,10 +124,8 @@ func (r *Runner) Set(volume, action, timer string) error {
 	case arg != "":
 		return fmt.Errorf("%w: action %q takes no argument", ErrJob, verb)
 	}
-	if _, err := ParseTimer(timer); err != nil {
-		return err
-	}
-	return r.change(func(t *Table) error { return t.set(volume, action, strings.TrimSpace(timer), r.opt.Now()) })
+	_, err := ParseTimer(timer)
+	return err
 }
 
 // Remove takes a job away. One that runs ends first by itself.

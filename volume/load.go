@@ -42,6 +42,10 @@ func (m *Manager) load() error {
 		lock.Close()
 		return fmt.Errorf("%w: %w", ErrNotReady, err)
 	}
+	if err := m.clearImports(); err != nil {
+		lock.Close()
+		return fmt.Errorf("%w: %w", ErrNotReady, err)
+	}
 	m.takeHeld()
 	if err := m.clearDeadMounts(); err != nil {
 		m.log.Warn().Err(err).Str("op", "open").Msg("mounts of a dead daemon stay behind")

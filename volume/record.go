@@ -55,7 +55,8 @@ type record struct {
 	Fence      *fenceRecord  `json:"fence,omitempty"`  // another machine took over
 	Swap       *swapRecord   `json:"swap,omitempty"`   // data.new is whole and becomes data
 	Replicated *time.Time    `json:"replicated,omitempty"`
-	Totals     totals        `json:"totals"` // of the newest published snapshot; what is remote, as of the last unmount
+	Imported   *importRecord `json:"imported,omitempty"` // taken over from Buttervolume
+	Totals     totals        `json:"totals"`             // of the newest published snapshot; what is remote, as of the last unmount
 }
 
 type mark struct {
@@ -192,6 +193,9 @@ func (r *record) check() error {
 	}
 	if r.From.check() != nil {
 		return bad("from")
+	}
+	if r.Imported.check() != nil {
+		return bad("imported")
 	}
 	if r.Source != "" {
 		if p, err := seal.ParsePubkey(r.Source); err != nil || p.String() != r.Source {

@@ -148,6 +148,11 @@ func (c *Client) Replicate(ctx context.Context, name string, r ReplicateRequest,
 	return stream[volume.Replication](ctx, c, volumePath(name, "/replicate"), r, p)
 }
 
+// ImportButtervolume takes volumes of Buttervolume over. One that could not be taken over is in the result, and no error.
+func (c *Client) ImportButtervolume(ctx context.Context, r ImportButtervolumeRequest) (volume.ButterResult, error) {
+	return call[volume.ButterResult](ctx, c, "POST", "/import/buttervolume", r)
+}
+
 // Schedule returns the jobs of a volume, of all where name is empty.
 func (c *Client) Schedule(ctx context.Context, name string) (Schedule, error) {
 	return call[Schedule](ctx, c, "GET", "/schedule?volume="+url.QueryEscape(name), nil)

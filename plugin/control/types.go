@@ -141,6 +141,15 @@ type ReplicateRequest struct {
 	Snapshot string `json:"snapshot,omitempty"`
 }
 
+// ImportButtervolumeRequest takes over what Buttervolume has; see volume.ButterOptions.
+type ImportButtervolumeRequest struct {
+	From     string   `json:"from,omitempty"`
+	Schedule string   `json:"schedule,omitempty"`
+	Zone     string   `json:"zone,omitempty"`
+	Volumes  []string `json:"volumes,omitempty"`
+	DryRun   bool     `json:"dry_run,omitempty"`
+}
+
 // Schedule is what is scheduled.
 type Schedule struct {
 	Paused bool              `json:"paused"` // all jobs, whatever each one says
