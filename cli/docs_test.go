@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-var documents = []string{"../README.md", "../docs/QUICKSTART.md", "../docs/DOCKER.md", "../docs/FAILOVER.md", "../docs/OPERATIONS.md", "../docs/TIME-MACHINE.md"}
+var documents = []string{"../README.md", "../docs/QUICKSTART.md", "../docs/DOCKER.md", "../docs/FAILOVER.md", "../docs/OPERATIONS.md", "../docs/TIME-MACHINE.md", "../docs/BUTTERVOLUME.md"}
 
 var (
 	// named finds commands in blocks of code and in backquotes.

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"text/tabwriter"
@@ -20,14 +21,17 @@ no other begins so; or a time (2026-01-31T12:00:00Z, '2026-01-31 12:00' in UTC, 
 func (a *app) snapshotsCommand() *cobra.Command {
 	var local bool
 	c := &cobra.Command{
-		Use:   "snapshots VOLUME",
-		Short: "List the snapshots of a volume, here and in the network",
+		Use:   "snapshots [VOLUME]",
+		Short: "List the snapshots of a volume, or of all, here and in the network",
 		Long: `Lists the snapshots of a volume, ascending by time. WHERE is network (its manifest is at the Hive, its blocks in the block store), here (a local
 snapshot only: lost with this machine) or both. NOTE says why a local snapshot is kept: pending waits for its upload, base was published last, old was
 replaced by what another machine published, divergent holds changes that were never published.`,
-		Args:              cobra.ExactArgs(1),
+		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: a.completeVolumes,
 		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return a.allSnapshots(c.Context(), local)
+			}
 			all, err := a.client().Snapshots(c.Context(), args[0], local)
 			if err != nil {
 				return err
@@ -37,6 +41,40 @@ replaced by what another machine published, divergent holds changes that were ne
 	}
 	c.Flags().BoolVar(&local, "local", false, "only those that are here; the Hive is not asked")
 	return c
+}
+
+// volumeSnapshots is a volume with its snapshots, of a list of all.
+type volumeSnapshots struct {
+	Volume    string                `json:"volume"`
+	Snapshots []volume.SnapshotInfo `json:"snapshots"`
+}
+
+// allSnapshots lists the snapshots of all volumes. Views have none of their own.
+func (a *app) allSnapshots(ctx context.Context, local bool) error {
+	vols, err := a.client().List(ctx)
+	if err != nil {
+		return err
+	}
+	lists := []volumeSnapshots{}
+	for _, v := range vols {
+		if v.State == volume.StateSnapshot {
+			continue
+		}
+		all, err := a.client().Snapshots(ctx, v.Name, local)
+		if err != nil {
+			return err
+		}
+		lists = append(lists, volumeSnapshots{v.Name, all})
+	}
+	return a.print(lists, func(w io.Writer) {
+		for i, l := range lists {
+			if i > 0 {
+				fmt.Fprintln(w)
+			}
+			fmt.Fprintf(w, "%s:\n", l.Volume)
+			listSnapshots(w, l.Snapshots)
+		}
+	})
 }
 
 func listSnapshots(w io.Writer, all []volume.SnapshotInfo) {
@@ -82,19 +120,24 @@ func told(s volume.SnapshotInfo) string {
 
 func (a *app) restoreCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "restore VOLUME SNAPSHOT|TIME [NEW]",
+		Use:   "restore VOLUME SNAPSHOT|TIME [NEW] | restore VOLUME[@SNAPSHOT] [NEW]",
 		Short: "Bring a volume back to an earlier state, at once",
 		Long: `Makes a volume that is not mounted hold what one of its snapshots holds. The present state is kept in a snapshot first, whose name is printed: restore
 that to undo it. Nothing is copied: what is not on this machine is fetched when it is read, and in the background. The next published generation is a
 new one with the old content, and costs next to nothing. With NEW the volume stays as it is, and may be in use: a new volume is made, as by clone.
+VOLUME@SNAPSHOT is accepted as Buttervolume writes it, and VOLUME alone means its newest snapshot.
 
 ` + snapshotHelp,
 		Example: `  fractal-lazy restore db 12
   fractal-lazy restore db '2026-01-31 12:00'
   fractal-lazy restore db 12 db-before`,
-		Args:              cobra.RangeArgs(2, 3),
+		Args:              cobra.RangeArgs(1, 3),
 		ValidArgsFunction: a.completeVolumes,
 		RunE: func(c *cobra.Command, args []string) error {
+			args, err := a.restoreArgs(c, args)
+			if err != nil {
+				return err
+			}
 			if len(args) == 3 {
 				return a.cloneVolume(c.Context(), args[0], args[1], args[2])
 			}
@@ -105,6 +148,22 @@ new one with the old content, and costs next to nothing. With NEW the volume sta
 			return a.print(r, func(w io.Writer) { tellRestore(w, r) })
 		},
 	}
+}
+
+// restoreArgs takes VOLUME SNAPSHOT [NEW], and what Buttervolume takes: VOLUME@SNAPSHOT [NEW], or VOLUME for its newest snapshot.
+func (a *app) restoreArgs(c *cobra.Command, args []string) ([]string, error) {
+	name, text, ok := butterName(args[0])
+	switch {
+	case ok && len(args) > 2:
+		return nil, usage(c, errors.New("a snapshot is named once: VOLUME SNAPSHOT [NEW], or VOLUME@SNAPSHOT [NEW]"))
+	case ok:
+		text, err := a.butterSnapshot(c.Context(), name, text)
+		return append([]string{name, text}, args[1:]...), err
+	case len(args) == 1:
+		text, err := a.newestSnapshot(c.Context(), name)
+		return []string{name, text}, err
+	}
+	return args, nil
 }
 
 func tellRestore(w io.Writer, r volume.RestoreResult) {

@@ -31,7 +31,7 @@ func TestCommands_TimeMachine(t *testing.T) {
 	a.run("restore", "db", "7").want(t, ExitUnknown, "no such snapshot", "there are 2")
 	a.run("restore", "db", "yesterday").want(t, ExitUnknown, "RFC3339")
 	a.run("restore", "no", "1").want(t, ExitUnknown, "no such volume")
-	a.run("restore", "db").want(t, ExitUsage)
+	a.run("restore").want(t, ExitUsage)
 	r := decode[volume.RestoreResult](t, a.run("restore", "db", "1", "--json").want(t, ExitOK))
 	if r.From.Generation != 1 || r.Kept.Generation != 2 {
 		t.Errorf("%+v", r)

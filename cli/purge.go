@@ -30,8 +30,9 @@ from, and what was never published.`,
 		Args:              cobra.ExactArgs(2),
 		ValidArgsFunction: a.completeVolumes,
 		RunE: func(c *cobra.Command, args []string) error {
-			r.Pattern = args[1]
-			res, err := a.client().Purge(c.Context(), args[0], r)
+			var name string
+			name, r.Pattern = purgeArgs(args)
+			res, err := a.client().Purge(c.Context(), name, r)
 			if err != nil {
 				return err
 			}
@@ -46,6 +47,8 @@ from, and what was never published.`,
 		},
 	}
 	c.Flags().BoolVar(&r.DryRun, "dry-run", false, "decide, and remove nothing")
+	c.Flags().BoolVar(&r.DryRun, "dryrun", false, "the same, as Buttervolume has it")
+	_ = c.Flags().MarkHidden("dryrun") // it is there
 	c.Flags().BoolVar(&r.Local, "local", false, "only snapshots on this machine")
 	c.Flags().BoolVar(&r.Remote, "remote", false, "only snapshots in the network")
 	return c
@@ -76,14 +79,25 @@ func listPurge(w io.Writer, res volume.PurgeResult) {
 func (a *app) removeSnapshotCommand() *cobra.Command {
 	var force bool
 	c := &cobra.Command{
-		Use:   "rm VOLUME SNAPSHOT",
+		Use:   "rm VOLUME SNAPSHOT | rm VOLUME@SNAPSHOT",
 		Short: "Remove one snapshot, here and in the network",
 		Long: `Removes one snapshot, on this machine and in the network. What a volume needs stays, as with purge.
 
 ` + snapshotHelp,
-		Args:              cobra.ExactArgs(2),
+		Args:              cobra.RangeArgs(1, 2),
 		ValidArgsFunction: a.completeVolumes,
 		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				name, text, ok := butterName(args[0])
+				if !ok {
+					return usage(c, errors.New("name the snapshot, too: VOLUME SNAPSHOT, or VOLUME@SNAPSHOT"))
+				}
+				text, err := a.butterSnapshot(c.Context(), name, text)
+				if err != nil {
+					return err
+				}
+				args = []string{name, text}
+			}
 			i, err := a.client().RemoveSnapshot(c.Context(), args[0], args[1], force)
 			if err != nil {
 				return err

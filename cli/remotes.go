@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"fractal-lazy/config"
 	"fractal-lazy/hive"
@@ -98,7 +97,11 @@ known_hosts are in ROOT/ssh.`,
   fractal-lazy send ssh://root@nas.example.org db@2026-01-31T12:00:00Z`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {
-			name, text, _ := strings.Cut(args[1], "@")
+			name, text, _ := butterName(args[1])
+			text, err := a.butterSnapshot(c.Context(), name, text)
+			if err != nil {
+				return err
+			}
 			p := a.progress()
 			r, err := a.client().Replicate(c.Context(), name, control.ReplicateRequest{Remote: args[0], Snapshot: text}, p.show)
 			p.end()

@@ -75,7 +75,7 @@ func TestOpenAPI_HasEveryFieldOfEveryType(t *testing.T) {
 		volume.Progress{}, control.CreateRequest{}, control.MountRequest{}, control.MountResult{}, control.UnmountRequest{}, control.SnapshotRequest{},
 		control.HydrateRequest{}, control.DiffRequest{}, volume.DiffResult{}, volume.Change{}, control.PurgeRequest{}, volume.PurgeResult{}, volume.PurgeDecision{}, control.RemoveSnapshotRequest{},
 		control.BrowseRequest{}, control.BrowseResult{}, control.CloneRequest{}, control.RestoreRequest{}, volume.RestoreResult{}, control.VerifyRequest{},
-		volume.Verification{}, volume.Damage{}, control.ReplicateRequest{}, volume.Replication{}, control.SynchronizeRequest{}, volume.Synchronization{},
+		volume.Verification{}, volume.Damage{}, control.ReplicateRequest{}, control.ImportButtervolumeRequest{}, volume.ButterResult{}, volume.ButterVolume{}, volume.ButterJob{}, volume.Replication{}, control.SynchronizeRequest{}, volume.Synchronization{},
 		control.Schedule{}, schedule.Listed{}, schedule.Due{}, control.JobRequest{}, control.Key{}, control.Event{}} {
 		typ := reflect.TypeOf(v)
 		var want []string

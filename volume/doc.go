@@ -18,6 +18,7 @@
 //	machine-id, lock                     who this machine is; one daemon at a time
 //	volumes/<pubkey>/data                subvolume: the files
 //	volumes/<pubkey>/data.new            a new data being made
+//	volumes/<pubkey>.import/...          a volume being taken over from Buttervolume; Open throws it away
 //	volumes/<pubkey>/snapshots/<uuid>    read-only snapshots
 //	volumes/<pubkey>/volume.json         everything else, the key included: 0600
 //	volumes/<pubkey>/mounts.json         ids of the mounts in use, with the boot's id

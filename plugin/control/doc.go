@@ -26,6 +26,7 @@
 //	POST   /fractal/v1/volumes/{name}/verify        VerifyRequest -> Verification      (stream)
 //	POST   /fractal/v1/volumes/{name}/synchronize   SynchronizeRequest -> Synchronization  (stream)
 //	POST   /fractal/v1/volumes/{name}/replicate     ReplicateRequest -> Replication    (stream)
+//	POST   /fractal/v1/import/buttervolume          ImportButtervolumeRequest -> ButterResult
 //	GET    /fractal/v1/schedule?volume=NAME         -> Schedule
 //	POST   /fractal/v1/schedule                     JobRequest -> Schedule
 //	POST   /fractal/v1/schedule/pause               -> Schedule
