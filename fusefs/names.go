@@ -178,6 +178,9 @@ func (f *FS) Link(cancel <-chan struct{}, in *fuse.LinkIn, name string, out *fus
 	// root: the new name is no new inode, so it has no owner to set.
 	h := in.InHeader
 	h.Uid, h.Gid = 0, 0
+	if err := f.allNames(c, nodeToIno(in.Oldnodeid)); err != nil {
+		return c.end(err)
+	}
 	return c.end(f.make(c, &h, name, 0, 0, out, func(dirfd int, _ uint32) error {
 		fd, release, err := f.reach(nodeToIno(in.Oldnodeid))
 		if err != nil {
@@ -186,6 +189,25 @@ func (f *FS) Link(cancel <-chan struct{}, in *fuse.LinkIn, name string, out *fus
 		defer release()
 		return unix.Linkat(fd, "", dirfd, name, unix.AT_EMPTY_PATH)
 	}, func(dirfd int) error { return c.madeLink(dirfd, name, nodeToIno(in.Oldnodeid)) }))
+}
+
+// allNames returns when all names of ino are filled, which must not get one more before: the entries of directories that are not filled
+// say how many there are, and in the next snapshot they would say too few.
+func (f *FS) allNames(c *call, ino uint64) error {
+	names, ok := f.res.(Names)
+	if !ok || f.res.Complete() {
+		return nil
+	}
+	fd, release, err := f.reach(ino)
+	if err != nil {
+		return err
+	}
+	defer release()
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Nlink < 2 { // the hidden one counts
+		return err
+	}
+	return names.FillNames(c, procPath(fd))
 }
 
 // Unlink is FUSE_UNLINK.

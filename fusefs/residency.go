@@ -105,8 +105,8 @@ type Still interface {
 }
 
 // Names is what a Residency may also offer: bringing all names of the inode at path (of a
-// descriptor), which is neither a regular file nor a directory. It is asked before such an inode's attributes are changed:
-// a name that is not here is known by what the inode was.
+// descriptor), which is no directory. It is asked before an inode gets another name, and before the attributes of one that is no regular file
+// are changed: a name that is not here is known by what the inode was.
 type Names interface {
 	FillNames(ctx context.Context, path string) error
 }

@@ -93,8 +93,8 @@ func (f *FS) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, attr string, 
 		if err := unix.Setxattr(procPath(fd), attr, data, int(f.setting(c, fd, attr, in.Flags))); err != nil {
 			return err
 		}
-		if in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID == 0 {
-			return nil
+		if in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID == 0 || attr != "system.posix_acl_access" {
+			return nil // the kernel sets the flag for a default ACL, too, which leaves the bit
 		}
 		// An ACL set by one who is not in the file's group takes the setgid bit; BTRFS sees only us, who may do all.
 		var st unix.Stat_t

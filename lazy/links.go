@@ -86,7 +86,7 @@ func (t *Tree) fillNames(ctx context.Context, pending func() (bool, error), none
 	}
 }
 
-// FillNames implements fusefs.Names, for what is no regular file: those see to it when they are changed.
+// FillNames implements fusefs.Names. Regular files see to it themselves when they are changed.
 func (t *Tree) FillNames(ctx context.Context, path string) error {
 	if t.filled.Load() {
 		return nil

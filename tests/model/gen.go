@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"math/rand/v2"
 	"path"
 	"slices"
@@ -438,8 +439,7 @@ func (g *gen) opened(o *op) bool {
 	case "fallocate":
 		o.Mode = []uint32{0, unix.FALLOC_FL_KEEP_SIZE, unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE, unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE,
 			unix.FALLOC_FL_ZERO_RANGE, unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE, unix.FALLOC_FL_COLLAPSE_RANGE, unix.FALLOC_FL_INSERT_RANGE, unix.FALLOC_FL_UNSHARE_RANGE}[g.r.IntN(9)]
-		var st unix.Stat_t
-		if o.Mode&unix.FALLOC_FL_PUNCH_HOLE != 0 && unix.Fstat(g.plain.open[o.H].fd, &st) == nil && o.Off >= st.Size {
+		if o.Mode&unix.FALLOC_FL_PUNCH_HOLE != 0 && g.isHole(g.plain.open[o.H].fd, o.Off, o.N) {
 			return false // BTRFS looks at nothing then, and the kernel has taken the capabilities of a FUSE file away before it asks
 		}
 	case "lseek":
@@ -465,6 +465,20 @@ func (g *gen) opened(o *op) bool {
 		}
 	}
 	return true
+}
+
+// isHole reports whether a range that lies in a hole, or behind the end, is to be punched in a file with capabilities or setuid bits.
+func (g *gen) isHole(fd int, off, n int64) bool {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || off >= st.Size {
+		return err == nil
+	}
+	_, err := unix.Fgetxattr(fd, "security.capability", nil)
+	if err != nil && st.Mode&(unix.S_ISUID|unix.S_ISGID) == 0 {
+		return false
+	}
+	data, err := unix.Seek(fd, off, unix.SEEK_DATA)
+	return errors.Is(err, unix.ENXIO) || err == nil && data >= off+n
 }
 
 func (g *gen) direct(n int) bool {

@@ -72,6 +72,11 @@ func TestScript_WhatTheModelFound(t *testing.T) {
 			{Kind: "open", Path: "data", H: 1, Flags: unix.O_RDWR}, {Kind: "ftruncate", H: 1, N: 5000},
 			{Kind: "chattr", Path: "data", Flags: flAppend, Mode: 1}, {Kind: "pwrite", H: 1, Off: 5000, N: 10}, {Kind: restart},
 		}},
+		{"a name is added where another one is not here", []op{{Kind: "link", Path: "b/x", To: "b/y"}, {Kind: "snapshot"}}},
+		{"a default ACL by an owner who is not in the group", []op{
+			{Kind: "chown", Path: "a", Mode: 1001<<16 | 1002}, {Kind: "chmod", Path: "a", Mode: 0o2775},
+			{Kind: "setxattr", Path: "a", To: "system.posix_acl_default", Mode: 0o777777, UID: 1001, GID: 1001},
+		}},
 		{"a copy into an open file that was made immutable", []op{
 			{Kind: "open", Path: "b/x", H: 1}, {Kind: "open", Path: "data", H: 2, Flags: unix.O_RDWR},
 			{Kind: "chattr", Path: "data", Flags: flImmutable, Mode: 1}, {Kind: "copy", H: 1, H2: 2, Off2: 4096, N: 5000}, {Kind: "copy", H: 1, H2: 2, Off: 1 << 20, N: 5000},

@@ -261,7 +261,7 @@ func (s *sequence) volume(first bool, snap string) (err error) {
 	if s.data, err = s.w.volume(root); err != nil {
 		return err
 	}
-	s.still = ""
+	s.still, s.c.inexact = "", !first
 	if err := s.serve(s.state); err != nil {
 		return err
 	}
@@ -588,7 +588,7 @@ func (s *sequence) second(whole bool) (err error) {
 	}
 	// What is compared must not count for the mount.
 	c := newCompare(s.plain, side)
-	c.full = s.c.full
+	c.full, c.inexact = s.c.full, true
 	for ino, k := range s.c.pairs {
 		c.pairs[ino] = &pair{plain: k.plain, mount: k.mount, loose: k.loose}
 	}

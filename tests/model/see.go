@@ -28,6 +28,7 @@ type compare struct {
 	inos         map[uint64]uint64 // the same, by that on the mount
 	full         time.Time         // when everything was compared last
 	count        uint64
+	inexact      bool // the snapshot may count names that were removed while others were not filled
 }
 
 func newCompare(plain, mount *side) *compare {
@@ -64,7 +65,9 @@ func (c *compare) attributes(p, m *unix.Stat_t, since time.Time) error {
 	say("mode", fmt.Sprintf("%o", p.Mode), fmt.Sprintf("%o", m.Mode))
 	say("uid", p.Uid, m.Uid)
 	say("gid", p.Gid, m.Gid)
-	say("nlink", p.Nlink, m.Nlink)
+	if !c.inexact || m.Nlink < p.Nlink || p.Mode&unix.S_IFMT == unix.S_IFDIR {
+		say("nlink", p.Nlink, m.Nlink)
+	}
 	say("rdev", p.Rdev, m.Rdev)
 	if p.Mode&unix.S_IFMT != unix.S_IFDIR {
 		say("size", p.Size, m.Size)
