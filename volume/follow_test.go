@@ -367,3 +367,25 @@ func TestDecideFollow(t *testing.T) {
 		}
 	}
 }
+
+// TestMount_OfAFollowedVolumeThatFails once, without the newest generation's root, takes what was fetched for no change later.
+func TestMount_OfAFollowedVolumeThatFails(t *testing.T) {
+	w := newWorld(t)
+	a, dir := followed(t, w)
+	b, l := w.standby(a)
+	b.synchronize("2MiB")
+	a.change(dir, 2)
+	want := sums(t, dir)
+	a.vanish()
+	l.cut.Store(true)
+	if _, err := b.Mount(ctx(t), "db", "1"); err == nil {
+		t.Fatal("mounted without a root")
+	}
+	l.cut.Store(false)
+	if got := sums(t, b.mount("db", "1")); got != want {
+		t.Errorf("got %s\nwant %s", got, want)
+	}
+	if i := b.info("db"); i.Generation != 2 || len(i.Divergent) > 0 {
+		t.Errorf("%+v", i)
+	}
+}

@@ -50,6 +50,9 @@ func poolDir(t testing.TB) string {
 
 func TestMain(m *testing.M) {
 	if root := os.Getenv(childEnv); root != "" {
+		if env := os.Getenv(followEnv); env != "" {
+			childFollows(root, env)
+		}
 		childDaemon(root)
 	}
 	code := m.Run()
