@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sys/unix"
@@ -209,9 +208,12 @@ func (p *Postgres) Stop(ctx context.Context, immediate bool) error {
 		return fmt.Errorf("PostgreSQL had ended\n%s", server.LogTail(20))
 	default:
 	}
-	children := childrenOf(server.Pid())
+	children := descendantsOf(server.Pid())
 	err := server.Stop(ctx, sig)
-	killAll(children) // none is left after a good end
+	for _, c := range children { // none is left after a good end
+		c.kill()
+	}
+	awaitGone(children, familyPatience)
 	p.server = nil
 	return err
 }
@@ -223,17 +225,7 @@ func (p *Postgres) Kill9() {
 		return
 	}
 	shm := p.sharedMemory()
-	// Each child is in a session of its own, so the group is not enough; the
-	// stopped server makes no more of them.
-	pid := p.server.Pid()
-	select {
-	case <-p.server.Done():
-	default:
-		_ = syscall.Kill(pid, syscall.SIGSTOP)
-	}
-	children := childrenOf(pid)
-	p.server.Kill9()
-	killAll(children)
+	p.server.Kill9() // with its children, each in a session of its own
 	p.server = nil
 	if shm >= 0 {
 		// Gone already where PostgreSQL could clean up.
@@ -257,42 +249,4 @@ func (p *Postgres) sharedMemory() int {
 		}
 	}
 	return -1
-}
-
-// childrenOf returns the processes whose parent is pid.
-func childrenOf(pid int) []int {
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
-	var list []int
-	for _, name := range stats {
-		b, err := os.ReadFile(name)
-		if err != nil { // ended
-			continue
-		}
-		// pid (name) state ppid: the name may hold anything but ends at the last ")".
-		f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
-		if len(f) > 1 && f[1] == strconv.Itoa(pid) {
-			if child, err := strconv.Atoi(strings.Split(name, "/")[2]); err == nil {
-				list = append(list, child)
-			}
-		}
-	}
-	return list
-}
-
-// killAll kills processes, and waits a while until none runs any more. They were children of
-// one that has ended, so nobody here can wait for them; a zombie is as good as gone.
-func killAll(pids []int) {
-	for _, pid := range pids {
-		_ = syscall.Kill(pid, syscall.SIGKILL)
-	}
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
-		left := false
-		for _, pid := range pids {
-			b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-			left = left || err == nil && !strings.Contains(string(b), ") Z ")
-		}
-		if !left {
-			return
-		}
-	}
 }

@@ -8,8 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -97,17 +95,37 @@ func (p *Process) Wait(ctx context.Context) error {
 	}
 }
 
-// Kill9 kills the whole process group with SIGKILL and waits.
+// Kill9 kills the whole process group with SIGKILL, then what the head had started, with the groups of their own that those have, and waits until
+// all of them are gone: what ends with its parent ends a moment later, and holds mounts and files until then.
 func (p *Process) Kill9() {
 	p.samplePeak()
+	family := p.family()
 	p.signalGroup(syscall.SIGKILL)
 	<-p.done
 	// Members that the head has left behind.
 	p.signalGroup(syscall.SIGKILL)
+	for _, r := range family {
+		r.kill()
+	}
+	awaitGone(family, familyPatience)
+}
+
+// familyPatience is how long killed processes may take to let go of their files.
+const familyPatience = 10 * time.Second
+
+// family returns what the process has started and is still there. While it is looked for the process makes no more of them.
+func (p *Process) family() []relative {
+	select {
+	case <-p.done: // its number may be another's by now
+		return nil
+	default:
+	}
+	_ = p.cmd.Process.Signal(syscall.SIGSTOP)
+	return descendantsOf(p.Pid())
 }
 
 // Term sends SIGTERM and waits. A process that is still there when ctx ends is
-// killed, which is an error, as is one that ended with a failure.
+// killed, which is an error, as is one that ended with a failure. It is no concern of Term what the process leaves behind.
 func (p *Process) Term(ctx context.Context) error { return p.Stop(ctx, syscall.SIGTERM) }
 
 // Stop is Term with another signal.
@@ -135,9 +153,9 @@ func (p *Process) Stop(ctx context.Context, sig syscall.Signal) error {
 // signalGroup signals all of the group; ESRCH is what is wanted in the end.
 func (p *Process) signalGroup(sig syscall.Signal) { _ = syscall.Kill(-p.Pid(), sig) }
 
-// PeakRSS returns the most memory that the process itself has held at a time, in
-// bytes (VmHWM). After its end it is what was seen at Kill9, Term, Stop, or the last
-// call, or, where that is more, what the kernel noted at its end.
+// PeakRSS returns the most memory that the process and what it had started held, each at its worst moment (the sum of VmHWM), in
+// bytes. After its end it is what was seen at Kill9, Term, Stop, or the last
+// call, or, where that is more, what the kernel noted of the largest of them at its end.
 func (p *Process) PeakRSS() int64 {
 	p.samplePeak()
 	select {
@@ -153,16 +171,10 @@ func (p *Process) PeakRSS() int64 {
 }
 
 func (p *Process) samplePeak() {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Pid()))
-	if err != nil { // ended
-		return
-	}
-	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) >= 2 && f[0] == "VmHWM:" {
-			if kib, err := strconv.ParseInt(f[1], 10, 64); err == nil {
-				p.peak.Store(max(p.peak.Load(), kib<<10))
-			}
-		}
+	select {
+	case <-p.done: // its number may be another's by now
+	default:
+		p.peak.Store(max(p.peak.Load(), peakOf(p.Pid())))
 	}
 }
 

@@ -3,13 +3,13 @@ package kit
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -86,6 +86,31 @@ func TestProcess_ThatIgnoresTermIsKilledWithItsGroup(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatalf("the child lives: %s", b)
 		}
+	}
+}
+
+// A supervisor's worker is in a group of its own; the group's members are not known to the head.
+func TestProcess_KillAndPeakReachOtherGroups(t *testing.T) {
+	p := start(t, `setsid sh -c 'x=$(head -c 30000000 /dev/zero | tr "\\0" a); sleep 1000 & echo $$ $!; wait' & wait`)
+	var child, grandchild int
+	Must(t, p.WaitHealthy(timeout(t, time.Minute), func(context.Context) error {
+		_, err := fmt.Sscan(p.LogTail(1), &child, &grandchild)
+		return err
+	}))
+	if rss := p.PeakRSS(); rss < 30_000_000 {
+		t.Errorf("the child's memory is not counted: %d", rss)
+	}
+	if s, ok := statOf(child); !ok || s.group == p.Pid() {
+		t.Fatalf("nothing is proved: %v, %+v", ok, s)
+	}
+	p.Kill9()
+	for _, pid := range []int{child, grandchild} {
+		if s, ok := statOf(pid); ok && s.state != "Z" {
+			t.Errorf("process %d lives: %+v", pid, s)
+		}
+	}
+	if rss := p.PeakRSS(); rss < 30_000_000 {
+		t.Errorf("after the end the child's memory is forgotten: %d", rss)
 	}
 }
 
@@ -194,17 +219,14 @@ func TestPostgres_WorksAndRecoversOnAnotherPlace(t *testing.T) {
 	}
 
 	shm := p.sharedMemory()
-	children := childrenOf(p.Process().Pid())
+	children := descendantsOf(p.Process().Pid())
 	if len(children) < 3 || shm < 0 {
 		t.Errorf("children %v, shared memory %d", children, shm)
 	}
 	p.Kill9()
-	for _, pid := range children {
-		if err := syscall.Kill(pid, 0); err == nil {
-			b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-			if err == nil && !strings.Contains(string(b), ") Z ") {
-				t.Errorf("child lives: %s", b)
-			}
+	for _, c := range children {
+		if !c.gone() {
+			t.Errorf("child lives: %+v", c)
 		}
 	}
 	if _, err := unix.SysvShmCtl(shm, unix.IPC_STAT, new(unix.SysvShmDesc)); err == nil {
