@@ -3,6 +3,7 @@ package hive
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -70,7 +71,8 @@ func (c *Client) All(ctx context.Context, p seal.Pubkey) ([]*Manifest, error) {
 	return all, nil
 }
 
-// manifests fetches every manifest of the list, in its order.
+// manifests fetches every manifest of the list, in its order. One that the Hive lists and does not have is ErrUnavailable, and never
+// ErrNotFound: that would say that there is no snapshot, and a volume that begins empty.
 func (c *Client) manifests(ctx context.Context, p seal.Pubkey, list []Hash) ([]*Manifest, error) {
 	out := make([]*Manifest, len(list))
 	g, ctx := errgroup.WithContext(ctx)
@@ -78,6 +80,9 @@ func (c *Client) manifests(ctx context.Context, p seal.Pubkey, list []Hash) ([]*
 	for i, h := range list {
 		g.Go(func() (err error) {
 			out[i], err = c.Manifest(ctx, p, h)
+			if errors.Is(err, ErrNotFound) {
+				return fmt.Errorf("%w: the Hive lists manifest %s and does not have it", ErrUnavailable, h)
+			}
 			return err
 		})
 	}

@@ -137,3 +137,31 @@ func TestClient_LatestAndAllFailOnAForgedManifest(t *testing.T) {
 		}
 	}
 }
+
+// TestClient_AListedManifestThatIsGoneIsNoEmptyVolume: who takes it for one begins an empty database.
+func TestClient_AListedManifestThatIsGoneIsNoEmptyVolume(t *testing.T) {
+	for _, n := range []int{1, 3, 40} {
+		b := newBench(t, twoAccounts())
+		k := newKey(t)
+		victim := b.chain(k, n)[n-1].Hash()
+		hs := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasSuffix(r.URL.Path, victim.String()) {
+				http.NotFound(w, r)
+				return
+			}
+			b.srv.Handler().ServeHTTP(w, r)
+		}))
+		defer hs.Close()
+		c, err := NewClient(hs.URL, tokenA, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = c.Latest(context.Background(), k.Public())
+		if errors.Is(err, ErrNotFound) || !errors.Is(err, ErrUnavailable) {
+			t.Errorf("latest of %d: %v", n, err)
+		}
+		if _, err = c.All(context.Background(), k.Public()); errors.Is(err, ErrNotFound) || !errors.Is(err, ErrUnavailable) {
+			t.Errorf("all of %d: %v", n, err)
+		}
+	}
+}
