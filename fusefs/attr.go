@@ -103,7 +103,7 @@ func (f *FS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrO
 	err := f.statIno(c.ino, &st)
 	if err == nil {
 		f.fillAttr(&out.Attr, &st)
-		out.SetTimeout(f.attrTimeout(&st))
+		out.SetTimeout(f.attrTimeout(c, &st))
 	}
 	return c.end(err)
 }
@@ -115,7 +115,7 @@ func (f *FS) Statx(cancel <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut)
 	err := f.statIno(c.ino, &st)
 	if err == nil {
 		out.FromStatx(&st)
-		out.SetTimeout(f.attrTimeout(&st))
+		out.SetTimeout(f.attrTimeout(c, &st))
 	}
 	return c.end(err)
 }
@@ -135,12 +135,12 @@ func (f *FS) fillAttr(out *fuse.Attr, st *unix.Statx_t) {
 	}
 }
 
-// fillEntry sets out for a name that leads to the inode with attributes st.
-func (f *FS) fillEntry(out *fuse.EntryOut, st *unix.Statx_t) {
+// fillEntry sets out for a name that leads to the inode with attributes st, which were read since c began.
+func (f *FS) fillEntry(c *call, out *fuse.EntryOut, st *unix.Statx_t) {
 	out.NodeId = inoToNode(st.Ino)
 	out.Generation = 1 // a subvolume never gives an inode number twice
 	out.SetEntryTimeout(f.opt.Timeouts.Entry)
-	out.SetAttrTimeout(f.attrTimeout(st))
+	out.SetAttrTimeout(f.attrTimeout(c, st))
 	f.fillAttr(&out.Attr, st)
 }
 
@@ -149,12 +149,12 @@ const (
 	shortAttr      = time.Second
 )
 
-// attrTimeout is how long the kernel may keep st. All changes pass the kernel, which then asks again, but for:
+// attrTimeout is how long the kernel may keep st, which was read since c began. All changes pass the kernel, which then asks again, but for:
 //
 //   - setuid and setgid bits, cleared by the backing file system under a passthrough write;
 //   - times of a file that is written in passthrough mode, or through a mapping made in that mode (behind.go);
 //   - directories of a volume that is still being filled.
-func (f *FS) attrTimeout(st *unix.Statx_t) time.Duration {
+func (f *FS) attrTimeout(c *call, st *unix.Statx_t) time.Duration {
 	long := f.opt.Timeouts.Attr
 	short := min(shortAttr, long)
 	switch st.Mode & unix.S_IFMT {
@@ -166,7 +166,7 @@ func (f *FS) attrTimeout(st *unix.Statx_t) time.Duration {
 		if f.passOff.Load() {
 			return long
 		}
-		if st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 || f.behind.has(st.Ino) {
+		if st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 || f.behind.had(st.Ino, c.forgotten) {
 			return 0
 		}
 		if f.behind.no.Load() && time.Since(time.Unix(st.Mtime.Sec, int64(st.Mtime.Nsec))) < mappedRecently {
@@ -174,4 +174,13 @@ func (f *FS) attrTimeout(st *unix.Statx_t) time.Duration {
 		}
 	}
 	return long
+}
+
+// madeTimeout is attrTimeout for a file that the kernel gets with its handle. As long as it is empty nobody can store through a mapping of it, and
+// all that gives it content makes the kernel ask again. The kernel looks at the mode before open(2) returns: with a timeout of 0 it would ask us at once.
+func (f *FS) madeTimeout(attr *fuse.Attr) time.Duration {
+	if attr.Mode&suidBits != 0 || attr.Size != 0 {
+		return 0
+	}
+	return min(shortAttr, f.opt.Timeouts.Attr)
 }

@@ -20,8 +20,11 @@ type behind struct {
 	f  *FS
 	no atomic.Bool // there are no leases here
 
+	forgotten atomic.Uint64 // how many inodes have left seen
+
 	mu     sync.Mutex
 	seen   map[uint64]uint64 // the number of the last add
+	last   [64]uint64        // the inodes forgotten last, a ring
 	adds   uint64
 	mapped map[uint64]uint64 // inode -> its slot in the table, for those without a handle
 	later  []uint64          // still mapped; looked at again when the timer fires
@@ -37,10 +40,21 @@ func (b *behind) add(ino uint64) {
 	b.seen[ino] = b.adds
 }
 
-func (b *behind) has(ino uint64) bool {
+// had reports whether the kernel may have written ino without us at any time since forgotten was what is given: attributes
+// read since then may be older than the last store. With too many forgotten since it says so of all of them.
+func (b *behind) had(ino, forgotten uint64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.seen[ino] != 0
+	now := b.forgotten.Load()
+	if b.seen[ino] != 0 || now-forgotten > uint64(len(b.last)) {
+		return true
+	}
+	for ; forgotten < now; forgotten++ {
+		if b.last[forgotten%uint64(len(b.last))] == ino {
+			return true
+		}
+	}
+	return false
 }
 
 func (b *behind) any() bool {
@@ -57,23 +71,23 @@ func (b *behind) release(ino uint64) {
 	if number == 0 || closed {
 		return
 	}
-	if b.look(ino, number, b.f.openForWriting(ino)) {
-		// Attributes that were read just before the last store may be on their way to the kernel with a long timeout.
-		b.f.forgetAttr(ino)
-	}
+	b.look(ino, number, b.f.openForWriting(ino))
 }
 
-// look forgets ino where nobody writes it, else has it looked at again.
-func (b *behind) look(ino, number uint64, written bool) (forgotten bool) {
+// look forgets ino where nobody writes it, else has it looked at again. The kernel has kept no attributes of it so far, and
+// keeps none that were read before (had), so it need not be told.
+func (b *behind) look(ino, number uint64, written bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed || b.seen[ino] != number { // opened again meanwhile
-		return false
+		return
 	}
 	if !written {
 		delete(b.seen, ino)
+		b.last[b.forgotten.Load()%uint64(len(b.last))] = ino
+		b.forgotten.Add(1)
 		b.unmapLocked(ino)
-		return true
+		return
 	}
 	if b.mapped[ino] == 0 {
 		b.mapped[ino] = b.f.handles.keep(slot{flags: slotMapped, ino: ino})
@@ -82,7 +96,6 @@ func (b *behind) look(ino, number uint64, written bool) (forgotten bool) {
 	if b.timer == nil {
 		b.timer = time.AfterFunc(behindAgain, b.again)
 	}
-	return false
 }
 
 // unmapLocked forgets that ino is mapped without a handle.
@@ -135,15 +148,16 @@ func (f *FS) openForWriting(ino uint64) bool {
 		return false // gone
 	}
 	defer unix.Close(fd) // ends the lease, too
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return false
-	}
-	// A lease is the owner's to take.
-	err = f.as(st.Uid, st.Gid, func() error {
+	lease := func() error {
 		_, err := unix.FcntlInt(uintptr(fd), unix.F_SETLEASE, unix.F_RDLCK)
 		return err
-	})
+	}
+	if err = lease(); err == unix.EACCES { // without CAP_LEASE it is the owner's to take
+		var st unix.Stat_t
+		if err = unix.Fstat(fd, &st); err == nil {
+			err = f.as(st.Uid, st.Gid, lease)
+		}
+	}
 	switch err {
 	case nil:
 		return false

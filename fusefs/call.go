@@ -29,7 +29,9 @@ type call struct {
 	gid    uint32 // of the caller, for file systems
 	unique uint64 // of the request; replay.go
 	start  time.Time
-	cancel <-chan struct{}
+	// forgotten is behind.forgotten before the call looked at anything.
+	forgotten uint64
+	cancel    <-chan struct{}
 
 	watch sync.Once
 	done  chan struct{} // closed when the call is to be given up
@@ -42,7 +44,7 @@ type call struct {
 var _ context.Context = (*call)(nil)
 
 func (f *FS) begin(op string, cancel <-chan struct{}, h *fuse.InHeader) *call {
-	c := &call{f: f, op: op, ino: nodeToIno(h.NodeId), pid: h.Pid, gid: h.Gid, unique: h.Unique, cancel: cancel}
+	c := &call{f: f, op: op, ino: nodeToIno(h.NodeId), pid: h.Pid, gid: h.Gid, unique: h.Unique, cancel: cancel, forgotten: f.behind.forgotten.Load()}
 	if f.opt.Observe != nil {
 		c.start = time.Now()
 	}

@@ -110,8 +110,9 @@ func (f *FS) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirE
 		}
 		// Without attributes the kernel looks the name up when it is used, and then gets the error that there is.
 		var st unix.Statx_t
+		c.forgotten = f.behind.forgotten.Load() // a listing is long
 		if err := f.stat(d.fd, e.Name, &st); err == nil {
-			f.fillEntry(entry, &st)
+			f.fillEntry(c, entry, &st)
 			out.FixMode(uint32(st.Mode))
 		}
 		return true

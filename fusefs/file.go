@@ -93,8 +93,8 @@ func (f *FS) create(c *call, in *fuse.CreateIn, name string, out *fuse.CreateOut
 // made makes the new file fd, whose entry out describes, an open handle.
 func (f *FS) made(c *call, fd int, in *fuse.CreateIn, out *fuse.CreateOut) {
 	n := f.adopt(out.Attr.Ino, fd)
-	f.opened(c, in.Flags, &handle{node: n, write: in.Flags&unix.O_ACCMODE != unix.O_RDONLY, made: true}, &out.OpenOut)
-	out.SetAttrTimeout(0) // it is about to be written
+	f.opened(c, in.Flags, &handle{node: n, write: in.Flags&unix.O_ACCMODE != unix.O_RDONLY, made: out.Attr.Mode}, &out.OpenOut)
+	out.SetAttrTimeout(f.madeTimeout(&out.Attr))
 }
 
 // createExisting opens a file that came into being since the kernel looked, or was made by the first execution of this request. (Not adopted
@@ -122,7 +122,7 @@ func (f *FS) createExisting(c *call, in *fuse.CreateIn, name string, out *fuse.C
 		}
 		return err
 	}
-	f.fillEntry(&out.EntryOut, &st)
+	f.fillEntry(c, &out.EntryOut, &st)
 	return nil
 }
 
@@ -165,7 +165,7 @@ func (f *FS) tmpfile(c *call, in *fuse.CreateIn, out *fuse.CreateOut) error {
 		}
 		return err
 	}
-	f.fillEntry(&out.EntryOut, &st)
+	f.fillEntry(c, &out.EntryOut, &st)
 	f.made(c, fd, in, out)
 	return nil
 }

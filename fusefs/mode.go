@@ -39,7 +39,7 @@ func (f *FS) enterMode(h *handle, flags uint32, out *fuse.OpenOut) {
 		h.pass = true
 	case n.cached > 0:
 	default:
-		h.pass = local && f.mayPass(n, h.write, flags) && f.registerLocked(n, true)
+		h.pass = local && f.mayPass(h, flags) && f.registerLocked(n, true)
 		notify = h.pass && n.file != nil
 	}
 	if h.pass {
@@ -67,7 +67,7 @@ func (f *FS) enterMode(h *handle, flags uint32, out *fuse.OpenOut) {
 	}
 	if h.pass && h.write {
 		f.behind.add(n.ino)
-		if !h.made {
+		if h.made == 0 {
 			f.forgetAttr(n.ino)
 		}
 	}
@@ -98,17 +98,24 @@ func (f *FS) leaveMode(h *handle) {
 }
 
 // mayPass reports whether the first handle of a local file may be passed through.
-func (f *FS) mayPass(n *node, write bool, flags uint32) bool {
+func (f *FS) mayPass(h *handle, flags uint32) bool {
 	if f.passOff.Load() {
 		return false
 	}
 	// Passthrough writes always clear setuid and setgid bits; through us a privileged writer keeps them, as on BTRFS. A
 	// reader who is passed through would make the next writer so.
-	var st unix.Stat_t
-	if unix.Fstat(n.fdR, &st) != nil || st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 {
+	mode := h.made
+	if mode == 0 {
+		var st unix.Stat_t
+		if unix.Fstat(h.node.fdR, &st) != nil {
+			return false
+		}
+		mode = st.Mode
+	}
+	if mode&suidBits != 0 {
 		return false
 	}
-	if !write {
+	if !h.write {
 		return true
 	}
 	// While something is still to be fetched no quota stands behind the limit: all writes have to come by here.

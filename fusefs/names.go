@@ -31,7 +31,7 @@ func (f *FS) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out *
 	err := f.lookup(c, c.ino, name, &st)
 	switch err {
 	case nil:
-		f.fillEntry(out, &st)
+		f.fillEntry(c, out, &st)
 	case unix.ENOENT:
 		out.NodeId = 0
 		out.SetEntryTimeout(f.opt.Timeouts.Negative)
@@ -144,7 +144,7 @@ func (f *FS) make(c *call, h *fuse.InHeader, name string, mode, umask uint32, ou
 	if err := f.stat(dirfd, name, &st); err != nil {
 		return err
 	}
-	f.fillEntry(out, &st)
+	f.fillEntry(c, out, &st)
 	return nil
 }
 

@@ -23,6 +23,9 @@ type node struct {
 	fdR, fdW int
 	asked    bool // file is what the Residency said, for ever
 
+	// made by us, and its capabilities have not been set since: it has none. The kernel asks at the first write and at each chown.
+	noCaps atomic.Bool
+
 	fetching atomic.Int32 // reads that may be waiting for remote content
 	file     File         // nil: local
 
@@ -38,7 +41,7 @@ type handle struct {
 	node  *node
 	pass  bool
 	write bool
-	made  bool // by the open itself: the kernel has no attributes of it yet
+	made  uint32 // the mode of a file that the open itself made: the kernel has no attributes of it yet; 0: it was there
 
 	append bool // opened with O_APPEND
 }
@@ -252,6 +255,7 @@ func (f *FS) adopt(ino uint64, fd int) *node {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.asked = true // nothing of it can be remote
+	n.noCaps.Store(true)
 	if n.fdR >= 0 {
 		unix.Close(fd) // a lookup by number was faster
 		return n

@@ -41,7 +41,7 @@ type Options struct {
 	Debug bool
 }
 
-// Without names what makes a mount faster and can be switched off, so that it can be measured (docs/SPEED.md). Nothing but speed depends on it,
+// Without names what makes a mount faster and can be switched off, so that it can be measured (docs/SPEED.md). Programs see the same files either way,
 // but for KillPriv: without it passthrough writes leave setuid bits. The zero value has all of it.
 type Without struct {
 	NoOpenDir       bool // the kernel opens and closes directories at this process

@@ -15,7 +15,7 @@ func (f *FS) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrO
 	}
 	if err == nil {
 		f.fillAttr(&out.Attr, &st)
-		out.SetTimeout(f.attrTimeout(&st))
+		out.SetTimeout(f.attrTimeout(c, &st))
 	}
 	return c.end(err)
 }

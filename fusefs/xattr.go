@@ -38,6 +38,15 @@ func (f *FS) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, attr string, des
 	if hiddenXattr(attr) {
 		return 0, c.end(unix.ENODATA)
 	}
+	if attr == capsXattr {
+		if n := f.held(c.ino); n != nil {
+			none := n.noCaps.Load()
+			f.drop(n)
+			if none {
+				return 0, c.end(unix.ENODATA)
+			}
+		}
+	}
 	var n int
 	err := f.look(c.ino, func(fd int) (err error) {
 		if n, err = unix.Fgetxattr(fd, attr, dest); err == unix.EBADF { // O_PATH
@@ -87,6 +96,12 @@ func (f *FS) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, attr string, 
 	c := f.begin("setxattr", cancel, &in.InHeader)
 	if hiddenXattr(attr) {
 		return c.end(unix.EPERM)
+	}
+	if attr == capsXattr {
+		if n := f.held(c.ino); n != nil {
+			n.noCaps.Store(false)
+			f.drop(n)
+		}
 	}
 	defer f.dirs.aclChanged(c.ino, attr)
 	err := f.modify(c, c.ino, func(fd int) error {

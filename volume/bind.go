@@ -18,12 +18,12 @@ type bind struct {
 
 var _ front = (*bind)(nil)
 
-// bindSubvolume binds the subvolume data onto path. The new mount has neither
+// BindSubvolume is the mount of mount=direct: it binds the subvolume data onto path. The new mount has neither
 // nosuid, nodev nor noexec, as a FUSE mount has none of them, whatever the pool is mounted with.
 //
 // It is made aside, given its flags, and only then put in place: where the mount
 // point is shared, other name spaces get a copy at once, which flags that come later would not reach.
-func bindSubvolume(data, path string, readOnly bool) error {
+func BindSubvolume(data, path string, readOnly bool) error {
 	fd, err := unix.OpenTree(unix.AT_FDCWD, data, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
 	if err != nil {
 		return fmt.Errorf("bind %s: %w", data, err)

@@ -59,7 +59,7 @@ func (m *Manager) serveDirect(v *vol, l *live, quota bool) (why string) {
 	if why != "" {
 		return why
 	}
-	if err := bindSubvolume(v.data(), l.path, v.isView()); err != nil {
+	if err := BindSubvolume(v.data(), l.path, v.isView()); err != nil {
 		return err.Error()
 	}
 	l.settle(&bind{tree: l.tree, path: l.path})

@@ -60,7 +60,7 @@ func soak(ctx context.Context, dir, binary string, more func(lives int) bool) (n
 		if err := m.life(ctx, key, lives); err != nil {
 			return notes, fmt.Errorf("life %d: %w", lives, err)
 		}
-		n, err := settle(ctx, m.socket, first, time.Minute)
+		n, err := settle(ctx, m.socket, first, settleTime)
 		if err != nil {
 			return notes, err
 		}

@@ -69,6 +69,9 @@ const (
 	spareMemory     = 48 << 20
 )
 
+// settleTime is longer than connections to the store are kept.
+const settleTime = 3 * time.Minute
+
 // settle asks until goroutines and descriptors are back at first's, for at most limit; then what is there is noted.
 func settle(ctx context.Context, socket string, first note, limit time.Duration) (note, error) {
 	end := time.Now().Add(limit)

@@ -10,7 +10,7 @@ import (
 
 func TestSoak_TwoLivesLeaveNothing(t *testing.T) {
 	kit.NeedRoot(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 9*time.Minute)
 	defer cancel()
 	dir := t.TempDir()
 	binary, err := build(ctx, dir)

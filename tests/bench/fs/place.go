@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"fractal-lazy/backing"
+	"fractal-lazy/volume"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,7 +24,7 @@ type place struct {
 	data string // the subvolume
 	dir  string // where it is worked on: data itself, or a mount of it
 
-	kind string // of the child: "ours", "loopback"; "bind": a bind mount; "": data itself
+	kind string // of the child: "ours", "loopback"; "bind": the mount of -o mount=direct; "": data itself
 	off  string // settings switched off
 	cmd  *exec.Cmd
 	runs int
@@ -57,7 +58,7 @@ func (p *place) mount() error {
 	case "":
 		return nil
 	case "bind":
-		return unix.Mount(p.data, p.dir, "", unix.MS_BIND, "")
+		return volume.BindSubvolume(p.data, p.dir, false)
 	}
 	profile := ""
 	if p.b.profile != "" {
