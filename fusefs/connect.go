@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
-	"sync"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -112,7 +110,6 @@ func (f *FS) attach(conn *os.File, init []byte, said func(reply []byte) error) (
 		unix.Close(ours)
 		return nil, fmt.Errorf("pass on INIT: %w", err)
 	}
-	warm()
 	server, err := fuse.NewServer(f, fmt.Sprintf("/dev/fd/%d", ours), f.mountOptions())
 	if err != nil {
 		unix.Close(kernel)
@@ -132,22 +129,12 @@ func (f *FS) attach(conn *os.File, init []byte, said func(reply []byte) error) (
 		server.Serve() // finds the socket closed, and lets go of it
 		return nil, fmt.Errorf("INIT: %w", err)
 	}
+	if err := populate(server); err != nil {
+		f.opt.Log.Warn().Err(err).Msg("a program killed at a bad moment may fail one request with EIO")
+	}
 	f.server = server
 	return reply, nil
 }
-
-// warm touches as much memory as the protocol library reads requests into. A process that is killed while the kernel copies a request into
-// a page that it never had before fails that request with EIO; memory that was used once is zeroed, and so touched, when it is used again.
-var warm = sync.OnceFunc(func() {
-	for range 2*runtime.GOMAXPROCS(0) + 4 {
-		b := make([]byte, maxWrite+64<<10)
-		for i := 0; i < len(b); i += 4096 {
-			b[i] = 1
-		}
-		runtime.KeepAlive(b)
-	}
-	runtime.GC()
-})
 
 // Where the parts of INIT and its answer are, behind headers of 40 and 16 bytes: struct fuse_init_in and fuse_init_out of linux/fuse.h.
 const (
