@@ -23,18 +23,20 @@ const (
 	ExitNotReady    = 6   // pool, FUSE, Hive or block store is missing, or still being prepared
 	ExitConflict    = 7   // exists already, or in use
 	ExitProtected   = 8   // refused so that no data is lost or rolled back
-	ExitDamaged     = 9   // verify found blocks missing or spoilt in the store
+	ExitDamaged     = 9   // verify found blocks missing or spoilt in the store, or import in its file
 	ExitInterrupted = 130 // by SIGINT or SIGTERM
 )
 
 const exitHelp = `Exit codes: 0 done; 1 failed; 2 wrong usage, name or option; 3 no such volume or snapshot; 4 another machine holds the volume or took it over;
 5 no daemon answers; 6 not ready (pool, FUSE, Hive or block store is missing); 7 exists already or in use; 8 refused, since data
-would be lost or rolled back; 9 a published snapshot is damaged in the block store; 130 interrupted.`
+would be lost or rolled back; 9 a published snapshot is damaged in the block store, or the file of an
+import; 130 interrupted.`
 
 var (
 	errUsage       = errors.New("usage")
 	errInterrupted = errors.New("interrupted")
 	errDamaged     = errors.New("the snapshot is damaged in the block store")
+	errFileExists  = errors.New("exists already")
 )
 
 // usageError is errUsage with a message of its own.
@@ -71,8 +73,8 @@ func ExitCode(err error) int {
 		{ExitUnknown, []error{volume.ErrUnknown, volume.ErrNoSnapshot, schedule.ErrUnknownJob}},
 		{ExitHeld, []error{volume.ErrHeld, volume.ErrFenced}},
 		{ExitUnreachable, []error{control.ErrUnreachable}},
-		{ExitConflict, []error{volume.ErrExists, volume.ErrInUse}},
-		{ExitDamaged, []error{errDamaged}},
+		{ExitConflict, []error{volume.ErrExists, volume.ErrInUse, errFileExists}},
+		{ExitDamaged, []error{errDamaged, volume.ErrArchive}},
 		{ExitProtected, []error{volume.ErrRollback, volume.ErrNotSaved}},
 		{ExitNotReady, []error{volume.ErrNotReady, volume.ErrBusy}},
 	} {
@@ -92,6 +94,8 @@ func codeOf(err error) control.Code {
 		return "usage"
 	case errors.Is(err, errDamaged):
 		return "damaged"
+	case errors.Is(err, errFileExists):
+		return control.CodeExists
 	case errors.Is(err, control.ErrUnreachable):
 		return "unreachable"
 	case errors.Is(err, errInterrupted):

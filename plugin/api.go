@@ -19,13 +19,18 @@ import (
 func (s *Server) routes() {
 	s.handler.HandleFunc(control.Prefix+"/", s.api.ServeHTTP)
 	s.handler.HandleFunc("/metrics", s.api.ServeHTTP)
-	handle := func(pattern string, fn http.HandlerFunc) {
+	handleAll := func(pattern string, fn http.HandlerFunc) { // whatever the length of the body
 		s.api.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			if !s.begin() {
 				writeError(w, errStopping)
 				return
 			}
 			defer s.work.Done()
+			fn(w, r)
+		})
+	}
+	handle := func(pattern string, fn http.HandlerFunc) {
+		handleAll(pattern, func(w http.ResponseWriter, r *http.Request) {
 			r.Body = http.MaxBytesReader(w, r.Body, control.MaxBody)
 			fn(w, r)
 		})
@@ -61,6 +66,8 @@ func (s *Server) routes() {
 	handle("POST "+volumes+"/{name}/synchronize", s.stream("synchronize", s.synchronize))
 	handle("POST "+volumes+"/{name}/replicate", s.stream("replicate", s.replicate))
 	handle("POST "+control.Prefix+"/import/buttervolume", s.answer("import-buttervolume", s.importButtervolume))
+	handle("POST "+volumes+"/{name}/export", s.export)
+	handleAll("POST "+volumes+"/{name}/import", s.importCAR)
 	handle("GET "+control.Prefix+"/schedule", s.answer("schedule", func(r *http.Request) (any, error) { return s.jobs(r, r.URL.Query().Get("volume"), nil) }))
 	handle("POST "+control.Prefix+"/schedule", s.answer("schedule", s.setJob))
 	for path, paused := range map[string]bool{"/schedule/pause": true, "/schedule/resume": false} {

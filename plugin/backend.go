@@ -3,6 +3,7 @@ package plugin
 import (
 	"context"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 
@@ -37,6 +38,8 @@ type Volumes interface {
 	Synchronize(ctx context.Context, name, budget string, p func(volume.Progress)) (volume.Synchronization, error)
 	Replicate(ctx context.Context, name, text, remote string, p func(volume.Progress)) (volume.Replication, error)
 	ImportButtervolume(ctx context.Context, o volume.ButterOptions) (volume.ButterResult, error)
+	Export(ctx context.Context, name, text string, begin func(volume.Exported) io.Writer) error
+	Import(ctx context.Context, name string, r io.Reader, p func(volume.Progress)) (volume.Imported, error)
 	Jobs(name string) (jobs []schedule.Listed, paused bool, err error)
 	SetJob(name, action, timer string) error
 	PauseJobs(paused bool) error

@@ -75,7 +75,7 @@ func TestOpenAPI_HasEveryFieldOfEveryType(t *testing.T) {
 		volume.Progress{}, control.CreateRequest{}, control.MountRequest{}, control.MountResult{}, control.UnmountRequest{}, control.SnapshotRequest{},
 		control.HydrateRequest{}, control.DiffRequest{}, volume.DiffResult{}, volume.Change{}, control.PurgeRequest{}, volume.PurgeResult{}, volume.PurgeDecision{}, control.RemoveSnapshotRequest{},
 		control.BrowseRequest{}, control.BrowseResult{}, control.CloneRequest{}, control.RestoreRequest{}, volume.RestoreResult{}, control.VerifyRequest{},
-		volume.Verification{}, volume.Damage{}, control.ReplicateRequest{}, control.ImportButtervolumeRequest{}, volume.ButterResult{}, volume.ButterVolume{}, volume.ButterJob{}, volume.Replication{}, control.SynchronizeRequest{}, volume.Synchronization{},
+		volume.Verification{}, volume.Damage{}, control.ReplicateRequest{}, control.ImportButtervolumeRequest{}, volume.ButterResult{}, volume.ButterVolume{}, volume.ButterJob{}, volume.Replication{}, control.SynchronizeRequest{}, volume.Synchronization{}, control.ExportRequest{}, volume.Exported{}, volume.Imported{},
 		control.Schedule{}, schedule.Listed{}, schedule.Due{}, control.JobRequest{}, control.Key{}, control.Event{}} {
 		typ := reflect.TypeOf(v)
 		var want []string
@@ -98,7 +98,7 @@ func TestOpenAPI_HasEveryFieldOfEveryType(t *testing.T) {
 		t.Errorf("states %v, want %v", api.states, want)
 	}
 	for _, err := range []error{volume.ErrUnknown, volume.ErrNoSnapshot, volume.ErrExists, volume.ErrName, volume.ErrOption, volume.ErrInUse, volume.ErrHeld, volume.ErrFenced,
-		volume.ErrNotReady, volume.ErrBusy, volume.ErrRollback, volume.ErrNotSaved, schedule.ErrJob, schedule.ErrUnknownJob, control.ErrRequest, context.Canceled, errors.New("else")} {
+		volume.ErrNotReady, volume.ErrBusy, volume.ErrRollback, volume.ErrNotSaved, volume.ErrArchive, schedule.ErrJob, schedule.ErrUnknownJob, control.ErrRequest, context.Canceled, errors.New("else")} {
 		if code, _ := control.Classify(err); !slices.Contains(api.codes, string(code)) {
 			t.Errorf("code %s of %q is missing", code, err)
 		}

@@ -29,6 +29,8 @@ var (
 	// ErrRollback: what the Hive offers is older than what this machine has
 	// seen, or another snapshot of the same generation.
 	ErrRollback = errors.New("the Hive offers an older snapshot than one already seen")
+	// ErrArchive: what was to be imported is no file of a snapshot, or not all of one, or spoilt.
+	ErrArchive = errors.New("the file cannot be imported")
 	// ErrNotSaved: the volume holds changes that no Hive and no other machine has.
 	ErrNotSaved = errors.New("data exists only here")
 )

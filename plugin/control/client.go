@@ -240,7 +240,10 @@ func follow[T any](ctx context.Context, c *Client, path string, body any, each f
 // send returns an answer of 2xx, or an error.
 func (c *Client) send(ctx context.Context, method, path string, body any) (*http.Response, error) {
 	var r io.Reader
-	if body != nil {
+	kind := "application/json"
+	if raw, ok := body.(io.Reader); ok {
+		r, kind = raw, CARType
+	} else if body != nil {
 		b, err := json.Marshal(body)
 		if err != nil {
 			return nil, err
@@ -252,7 +255,7 @@ func (c *Client) send(ctx context.Context, method, path string, body any) (*http
 		return nil, err
 	}
 	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Content-Type", kind)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {

@@ -27,6 +27,8 @@
 //	POST   /fractal/v1/volumes/{name}/synchronize   SynchronizeRequest -> Synchronization  (stream)
 //	POST   /fractal/v1/volumes/{name}/replicate     ReplicateRequest -> Replication    (stream)
 //	POST   /fractal/v1/import/buttervolume          ImportButtervolumeRequest -> ButterResult
+//	POST   /fractal/v1/volumes/{name}/export        ExportRequest -> a CAR
+//	POST   /fractal/v1/volumes/{name}/import        a CAR -> Imported                  (stream)
 //	GET    /fractal/v1/schedule?volume=NAME         -> Schedule
 //	POST   /fractal/v1/schedule                     JobRequest -> Schedule
 //	POST   /fractal/v1/schedule/pause               -> Schedule
@@ -35,7 +37,8 @@
 //
 // An error is {"error": text, "code": Code} with a status of 4xx or 5xx. A stream is newline-delimited JSON with the status 200:
 // any number of {"progress": ...}, then one line {"result": ...} or {"error": ..., "code": ...}. A stream that ends without such a
-// line was cut off, and the client says so.
+// line was cut off, and the client says so. Of an export the header Fractal-Export has an Exported; what went wrong after the first byte is an Event in the trailer
+// Fractal-Error, and the CAR is cut off. Both are JSON, escaped as in a query. An import is read while it is answered.
 //
 // Concurrency. A Client may be used by any number of goroutines. Cancelling a call's context ends the work that it started on
 // the other side as far as that work is not shared (a snapshot that is being uploaded goes on).

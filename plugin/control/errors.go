@@ -25,6 +25,7 @@ const (
 	CodeBusy      Code = "busy"
 	CodeRollback  Code = "rollback"
 	CodeNotSaved  Code = "not_saved"
+	CodeArchive   Code = "bad_file"
 	CodeJob       Code = "bad_schedule"
 	CodeNoJob     Code = "unknown_job"
 	CodeRequest   Code = "bad_request"
@@ -55,6 +56,7 @@ var kinds = []struct {
 	{volume.ErrFenced, CodeFenced, http.StatusLocked},
 	{volume.ErrRollback, CodeRollback, http.StatusConflict},
 	{volume.ErrNotSaved, CodeNotSaved, http.StatusConflict},
+	{volume.ErrArchive, CodeArchive, http.StatusBadRequest},
 	{volume.ErrBusy, CodeBusy, http.StatusServiceUnavailable},
 	{volume.ErrNotReady, CodeNotReady, http.StatusServiceUnavailable},
 	{schedule.ErrJob, CodeJob, http.StatusBadRequest},

@@ -49,6 +49,17 @@ type CreateRequest struct {
 	Options map[string]string `json:"options,omitempty"`
 }
 
+// ExportRequest names the snapshot to write: a generation, hash, CID, id or time; empty: the newest published one.
+type ExportRequest struct {
+	Snapshot string `json:"snapshot,omitempty"`
+}
+
+// Headers of an export, each with JSON escaped as in a query.
+const (
+	ExportHeader = "Fractal-Export" // a volume.Exported
+	ErrorTrailer = "Fractal-Error"  // an Event
+)
+
 // MountRequest mounts for the user ID; empty: DefaultMountID.
 type MountRequest struct {
 	ID string `json:"id,omitempty"`
