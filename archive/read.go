@@ -2,6 +2,7 @@ package archive
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -18,7 +19,8 @@ import (
 // Bounds of what a file may say, in bytes.
 const (
 	maxHeader  = 1024
-	maxSection = store.MaxBlock + 64 // a block with its CID
+	headerSize = 1 + 2 + 5 + 1 + 2*(5+36) + 1 + 7 + 1 // with its length in front
+	maxSection = store.MaxBlock + 64                  // a block with its CID
 )
 
 // Errors of a Reader.
@@ -51,7 +53,11 @@ type Reader struct {
 func NewReader(r io.Reader, pub seal.Pubkey) (*Reader, error) {
 	src := &source{r: r}
 	x := &Reader{src: src, in: bufio.NewReaderSize(src, 256<<10)}
-	var err error
+	front, err := x.in.Peek(headerSize)
+	front = bytes.Clone(front)
+	if src.err != nil {
+		return nil, src.err
+	}
 	x.car, err = car.NewBlockReader(x.in, car.MaxAllowedHeaderSize(maxHeader), car.MaxAllowedSectionSize(maxSection), car.ZeroLengthSectionAsEOF(false))
 	switch {
 	case src.err != nil:
@@ -60,6 +66,10 @@ func NewReader(r io.Reader, pub seal.Pubkey) (*Reader, error) {
 		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
 	case x.car.Version != 1 || len(x.car.Roots) != 2:
 		return nil, fmt.Errorf("%w: it is a CAR, but not of version 1 with two roots", ErrFormat)
+	}
+	var only bytes.Buffer // a header that a lenient decoder takes is not the one that Write writes
+	if err := writeHeader(&only, x.car.Roots...); err != nil || !bytes.Equal(front, only.Bytes()) {
+		return nil, fmt.Errorf("%w: its header is not of the one form", ErrFormat)
 	}
 	c, data, err := x.block()
 	if err != nil {
