@@ -320,7 +320,7 @@ func (m *Manager) postImport(ctx context.Context, v *vol, d importDecision, a an
 			return nil, fmt.Errorf("%w: post the manifest: %w", ErrNotReady, err)
 		}
 		if err := m.clearPoster(ctx, v.pub, a.writer, mf.Machine); err != nil { // 4
-			return nil, fmt.Errorf("%w: set the volume free: %w; the same import again does that, or mount with takeover=always", ErrNotReady, err)
+			return nil, fmt.Errorf("%w: set the volume free: %w; mount with takeover=always, or import again", ErrNotReady, err)
 		}
 	}
 	if !d.newest {
