@@ -105,7 +105,7 @@ const importBatch = 64 << 20
 //
 // Order: 1. blocks, in batches; 2. the pin, which proves that they are all there; 3. the manifest; 4. the Hive's writer, which a manifest sets, is cleared;
 // 5. the record. A crash before 2 leaves blocks that a collection may take, before 3 a pin that no manifest names, before 4 a writer: the machine of the
-// manifest. The same import again goes on from there; after 4 it finds all done.
+// manifest, which may be another one. The same import again goes on from there, but for that: the volume is then mounted with takeover=always.
 //
 // Errors: ErrArchive (the file), ErrOption (of another volume), ErrRollback, ErrHeld, ErrInUse, ErrNotReady, and the error of r.
 func (m *Manager) Import(ctx context.Context, name string, r io.Reader, p func(Progress)) (out Imported, err error) {
@@ -320,7 +320,7 @@ func (m *Manager) postImport(ctx context.Context, v *vol, d importDecision, a an
 			return nil, fmt.Errorf("%w: post the manifest: %w", ErrNotReady, err)
 		}
 		if err := m.clearPoster(ctx, v.pub, a.writer, mf.Machine); err != nil { // 4
-			return nil, fmt.Errorf("%w: set the volume free: %w; mount with takeover=always, or import again", ErrNotReady, err)
+			return nil, fmt.Errorf("%w: set the volume free: %w; mount it with takeover=always", ErrNotReady, err)
 		}
 	}
 	if !d.newest {
