@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -120,23 +121,21 @@ func (k *killRound) run(after time.Duration) (root string) {
 	k.t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), killEnv+"="+k.file)
-	cmd.Stderr = os.Stderr
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	check(k.t, cmd.Start())
 	if after > 0 {
-		timer := time.AfterFunc(after, func() {
-			if cmd.Process != nil {
-				_ = cmd.Process.Kill() // it may have ended
-			}
-		})
+		timer := time.AfterFunc(after, func() { _ = cmd.Process.Kill() }) // it may have ended
 		defer timer.Stop()
 	}
-	out, err := cmd.Output()
+	err := cmd.Wait()
 	var exit *exec.ExitError
 	if after > 0 && errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL {
 		return ""
 	}
 	check(k.t, err)
-	return string(out)
+	return out.String()
 }
 
 // An uploader that is killed again and again ends with the root of one that was left alone, and sends little twice. FRACTAL_KILLS says how often:
