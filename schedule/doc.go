@@ -13,7 +13,7 @@
 //   - A job that fails is tried again, after a minute and then after twice as long each time, at most its own period.
 //   - Jobs with cron times run up to five minutes late, each job always by the same time: machines with the same
 //     crontab do not all come to the Hive in the same second.
-//   - No job runs twice at the same time, and no two on the same volume; two volumes have jobs run side by side.
+//   - No job runs twice at the same time. Of each action two run side by side, so that what waits for the network holds up nothing else.
 //
 // Decide is a pure function of the table and the time; Runner keeps the table and acts.
 //

@@ -27,7 +27,7 @@ type Options struct {
 	Log     zerolog.Logger
 }
 
-// atOnce is how many jobs run side by side, each on another volume.
+// atOnce is how many jobs of one verb run side by side. One that waits for a network that is gone holds up its like, and no others.
 const atOnce = 2
 
 // Runner keeps a table and runs its jobs. Safe for concurrent use.
@@ -37,10 +37,17 @@ type Runner struct {
 	opt     Options
 	wake    chan struct{}
 
-	mu      sync.Mutex // guards all below; held while the table is saved
+	saving sync.Mutex // one change at a time; taken before mu
+
+	mu      sync.Mutex // guards all below
 	table   *Table
-	running map[string]string // volume -> action
+	running map[jobName]bool
 }
+
+// jobName is what names a job.
+type jobName struct{ volume, action string }
+
+func (j *Job) name() jobName { return jobName{j.Volume, j.Action} }
 
 // Listed is a job as List shows it.
 type Listed struct {
@@ -62,7 +69,7 @@ func New(b []byte, save func([]byte) error, actions map[string]Action, opt Optio
 			return nil, err
 		}
 	}
-	return &Runner{save: save, actions: actions, opt: opt, wake: make(chan struct{}, 1), table: t, running: map[string]string{}}, nil
+	return &Runner{save: save, actions: actions, opt: opt, wake: make(chan struct{}, 1), table: t, running: map[jobName]bool{}}, nil
 }
 
 // List returns the jobs of a volume, of all where it is empty, and whether all are paused.
@@ -74,7 +81,7 @@ func (r *Runner) List(volume string) (jobs []Listed, paused bool) {
 		if volume != "" && j.Volume != volume {
 			continue
 		}
-		l := Listed{Job: j, Next: next(&j, r.opt.Machine, r.opt.Now()), Running: r.running[j.Volume] == j.Action}
+		l := Listed{Job: j, Next: next(&j, r.opt.Machine, r.opt.Now()), Running: r.running[j.name()]}
 		if r.table.Paused {
 			l.Next = Due{Why: "all jobs are paused"}
 		}
@@ -176,9 +183,11 @@ func unknown(volume, action string) error {
 
 // change makes a change durable, and then known.
 func (r *Runner) change(do func(*Table) error) error {
+	r.saving.Lock()
+	defer r.saving.Unlock()
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	t := r.table.clone()
+	t := r.table.clone() // only who holds saving replaces it
+	r.mu.Unlock()
 	if err := do(t); err != nil {
 		return err
 	}
@@ -189,7 +198,9 @@ func (r *Runner) change(do func(*Table) error) error {
 	if err != nil {
 		return fmt.Errorf("write schedule: %w", err)
 	}
+	r.mu.Lock()
 	r.table = t
+	r.mu.Unlock()
 	r.poke()
 	return nil
 }
@@ -211,10 +222,10 @@ func (r *Runner) Run(ctx context.Context) error {
 		r.mu.Lock()
 		run, again := Decide(r.table, r.opt.Machine, now)
 		for _, j := range run {
-			if r.running[j.Volume] != "" || len(r.running) >= atOnce {
-				continue // its end wakes us
+			if r.running[j.name()] || r.busyLocked(j.Verb()) >= atOnce {
+				continue // an end wakes us
 			}
-			r.running[j.Volume] = j.Action
+			r.running[j.name()] = true
 			wg.Go(func() { r.run(ctx, j) })
 		}
 		r.mu.Unlock()
@@ -232,6 +243,16 @@ func (r *Runner) Run(ctx context.Context) error {
 		}
 		t.Stop()
 	}
+}
+
+// busyLocked is how many jobs of a verb run.
+func (r *Runner) busyLocked(verb string) (n int) {
+	for name := range r.running {
+		if v, _ := cutAction(name.action); v == verb {
+			n++
+		}
+	}
+	return n
 }
 
 // run is one run of one job.
@@ -278,7 +299,7 @@ func (r *Runner) run(ctx context.Context, j Job) {
 		}
 	}
 	r.mu.Lock()
-	delete(r.running, j.Volume)
+	delete(r.running, j.name())
 	r.mu.Unlock()
 	r.poke()
 }

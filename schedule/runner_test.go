@@ -124,26 +124,28 @@ func TestRunner_AFailureIsShownAndTriedAgain(t *testing.T) {
 	})
 }
 
-func TestRunner_TwoVolumesSideBySideOneVolumeInTurn(t *testing.T) {
+func TestRunner_TwoOfEachActionSideBySide(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var d disk
 		var mu sync.Mutex
 		now, most := map[string]int{}, map[string]int{}
-		slow := func(_ context.Context, volume, _ string) error {
-			mu.Lock()
-			for _, k := range []string{volume, "all"} {
-				now[k]++
-				most[k] = max(most[k], now[k])
+		slow := func(verb string) func(context.Context, string, string) error {
+			return func(_ context.Context, volume, _ string) error {
+				count := func(by int) {
+					mu.Lock()
+					defer mu.Unlock()
+					for _, k := range []string{verb, verb + " " + volume} {
+						now[k] += by
+						most[k] = max(most[k], now[k])
+					}
+				}
+				count(1)
+				defer count(-1)
+				time.Sleep(time.Minute)
+				return nil
 			}
-			mu.Unlock()
-			time.Sleep(time.Minute)
-			mu.Lock()
-			now[volume]--
-			now["all"]--
-			mu.Unlock()
-			return nil
 		}
-		r := d.open(t, map[string]Action{"snapshot": {Do: slow}, "verify": {Do: slow}})
+		r := d.open(t, map[string]Action{"snapshot": {Do: slow("snapshot")}, "verify": {Do: slow("verify")}})
 		for _, v := range []string{"a", "b", "c"} {
 			must(t, r.Set(v, "snapshot", "60"))
 			must(t, r.Set(v, "verify", "60"))
@@ -151,12 +153,32 @@ func TestRunner_TwoVolumesSideBySideOneVolumeInTurn(t *testing.T) {
 		stop := start(t, r)
 		time.Sleep(10 * time.Minute)
 		stop()
-		if most["a"] != 1 || most["b"] != 1 || most["c"] != 1 || most["all"] != atOnce {
+		if most["snapshot"] != atOnce || most["verify"] != atOnce || most["snapshot a"] != 1 || most["verify c"] != 1 {
 			t.Errorf("at once: %v", most)
 		}
 		list, _ := r.List("")
 		if i := slices.IndexFunc(list, func(l Listed) bool { return l.Ran.IsZero() }); i >= 0 || len(list) != 6 {
 			t.Errorf("%+v has not run", list)
+		}
+	})
+}
+
+// TestRunner_WhatHangsHoldsUpNoOtherAction as a replication does whose network is gone, on the same volume, too.
+func TestRunner_WhatHangsHoldsUpNoOtherAction(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var d disk
+		var c calls
+		hang := func(ctx context.Context, _, _ string) error { <-ctx.Done(); return ctx.Err() }
+		r := d.open(t, map[string]Action{"replicate": {Do: hang}, "snapshot": {Do: c.do}})
+		for _, v := range []string{"a", "b", "c"} {
+			must(t, r.Set(v, "replicate", "5"))
+		}
+		must(t, r.Set("a", "snapshot", "10"))
+		stop := start(t, r)
+		time.Sleep(time.Hour + time.Minute)
+		stop()
+		if c.count() != 7 {
+			t.Errorf("%d snapshots in an hour", c.count())
 		}
 	})
 }
