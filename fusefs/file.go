@@ -23,7 +23,7 @@ func (f *FS) open(c *call, ino uint64, flags uint32, kill bool, out *fuse.OpenOu
 		return err
 	}
 	if write || truncate {
-		if err := n.frozen(flags&unix.O_APPEND != 0 && !truncate); err != nil {
+		if err := f.steady(func() error { return n.frozen(flags&unix.O_APPEND != 0 && !truncate) }); err != nil {
 			f.drop(n)
 			return err
 		}

@@ -290,6 +290,14 @@ func (f *FS) change(do func() error) error {
 	}
 	f.gate.RLock()
 	defer f.gate.RUnlock()
+	return f.steady(do)
+}
+
+// steady runs do, for which the protecting flags of inodes count.
+func (f *FS) steady(do func() error) error {
+	if flags, ok := f.res.(Flags); ok && !f.res.Complete() {
+		return flags.Steady(do)
+	}
 	return do()
 }
 

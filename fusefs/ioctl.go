@@ -65,7 +65,7 @@ func (f *FS) Ioctl(cancel <-chan struct{}, in *fuse.IoctlIn, inbuf []byte, out *
 	if set {
 		err = f.setFlags(c, nd, freezes, do)
 		f.forgetAttr(c.ino) // the kernel does not know that it changes the ctime
-	} else if err = do(); err == nil {
+	} else if err = f.steady(do); err == nil {
 		if len(outbuf) < size {
 			return c.end(unix.EINVAL)
 		}

@@ -25,6 +25,8 @@ type node struct {
 
 	// made by us, and its capabilities have not been set since: it has none. The kernel asks at the first write and at each chown.
 	noCaps atomic.Bool
+	// toldTo is one more than the thread that was told last, by a size alone, that there are capabilities; see sparesCaps.
+	toldTo atomic.Uint64
 
 	fetching atomic.Int32 // reads that may be waiting for remote content
 	file     File         // nil: local
@@ -213,7 +215,7 @@ func (n *node) open(tree Tree, write, append bool) error {
 // there: it may have become so after fdW was opened.
 func (n *node) frozen(append bool) error {
 	n.mu.Lock()
-	fd := n.fdW
+	fd := n.fdR
 	n.mu.Unlock()
 	var st unix.Statx_t
 	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, 0, &st); err != nil {

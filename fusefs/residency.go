@@ -110,3 +110,9 @@ type Still interface {
 type Names interface {
 	FillNames(ctx context.Context, path string) error
 }
+
+// Flags is what a Residency may also offer: running do, which looks at the immutable and append-only flags of an inode, or makes a change that they
+// may forbid, while none of them is lifted for a moment, as fetching into a protected file needs. It is asked with the gate of Freeze held, or without.
+type Flags interface {
+	Steady(do func() error) error
+}

@@ -50,7 +50,8 @@ func (f *FS) setattr(c *call, in *fuse.SetAttrIn) error {
 
 // touch does what a request without any attribute stands for: chown(-1, -1), which sets the ctime. On BTRFS that
 // clears setuid and setgid bits too, but the kernel sends the same for a write that took a file's capabilities
-// away, and a privileged writer's setuid bit has to stay. So the bits stay here.
+// away, and a privileged writer's setuid bit has to stay. So the bits stay here. Where the file is immutable or append-only, which stops neither, the
+// ctime stays too.
 func touch(fd int) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -59,7 +60,10 @@ func touch(fd int) error {
 	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
 		return unix.Fchownat(fd, "", -1, -1, unix.AT_EMPTY_PATH) // has no bits, and no chmod
 	}
-	return unix.Chmod(procPath(fd), st.Mode&0o7777)
+	if err := unix.Chmod(procPath(fd), st.Mode&0o7777); err != unix.EPERM {
+		return err
+	}
+	return nil
 }
 
 // applyAttr sets the attributes named in valid. The owner goes first, as chown clears setuid and setgid bits.

@@ -38,11 +38,11 @@ func (f *FS) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, attr string, des
 	if hiddenXattr(attr) {
 		return 0, c.end(unix.ENODATA)
 	}
+	var open *node
 	if attr == capsXattr {
-		if n := f.held(c.ino); n != nil {
-			none := n.noCaps.Load()
-			f.drop(n)
-			if none {
+		if open = f.held(c.ino); open != nil {
+			defer f.drop(open)
+			if open.noCaps.Load() {
 				return 0, c.end(unix.ENODATA)
 			}
 		}
@@ -54,10 +54,39 @@ func (f *FS) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, attr string, des
 		}
 		return err
 	})
+	if open != nil {
+		open.toldCaps(c, err == nil && len(dest) == 0)
+	}
 	if err != nil {
 		return 0, c.end(err)
 	}
 	return uint32(n), c.end(nil)
+}
+
+// Before a write, a truncation, a preallocation or a copy the kernel takes the capabilities of a file away, by a REMOVEXATTR of its own. Of a file that
+// was made immutable or append-only after it was opened BTRFS lets a write take them, and nobody remove them. The kernel knows no such flags
+// of a FUSE file, so both come here. What tells them apart: the kernel asks for the size of the capabilities just before, and who asks by
+// a system call is always given them as well. An answer that is wrong all the same (that the kernel asked, and did not go on, for which
+// it has hardly a reason) says of a removal that it was done where it had to fail.
+
+// toldCaps notes that the caller was told that there are capabilities, and was not given them.
+func (n *node) toldCaps(c *call, size bool) {
+	if size {
+		n.toldTo.Store(uint64(c.pid) + 1)
+	} else {
+		n.toldTo.Store(0)
+	}
+}
+
+// sparesCaps reports whether a removal of the capabilities is the kernel's own, of a file that is immutable or append-only: it is left to the
+// operation that follows, to which BTRFS says what is right, and which takes them away where it may be done.
+func (f *FS) sparesCaps(c *call) bool {
+	n := f.held(c.ino)
+	if n == nil {
+		return false
+	}
+	defer f.drop(n)
+	return n.toldTo.Swap(0) == uint64(c.pid)+1 && f.steady(func() error { return n.frozen(false) }) == unix.EPERM
 }
 
 // maxXattrList is XATTR_LIST_MAX of the kernel.
@@ -126,6 +155,9 @@ func (f *FS) RemoveXAttr(cancel <-chan struct{}, h *fuse.InHeader, attr string) 
 	c := f.begin("removexattr", cancel, h)
 	if hiddenXattr(attr) {
 		return c.end(unix.ENODATA)
+	}
+	if attr == capsXattr && f.sparesCaps(c) {
+		return c.end(nil)
 	}
 	defer f.dirs.aclChanged(c.ino, attr)
 	return c.end(f.modify(c, c.ino, func(fd int) error {

@@ -22,31 +22,50 @@ func fdPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
 // lifted runs do with the inode's immutable and append-only flags lifted. A
 // crash meanwhile loses the flags; the mark keeps them, and finishing sets them.
-// No snapshot is taken meanwhile.
+// No snapshot is taken meanwhile. It must not be nested.
 func (t *Tree) lifted(fd int, do func() error) error {
-	flags, err := backing.GetFlags(fd)
-	if err != nil || flags&protectedFlags == 0 {
-		return errors.Join(err, do())
-	}
-	t.still.RLock() // not a second time where lifted is nested: then there is nothing to lift
+	t.still.RLock()
 	defer t.still.RUnlock()
-	return liftFlags(fd, flags, do)
+	return t.quietLifted(fd, do)
 }
 
 // quietLifted is lifted for who holds Tree.still.
-func quietLifted(fd int, do func() error) error {
-	flags, err := backing.GetFlags(fd)
-	if err != nil || flags&protectedFlags == 0 {
-		return errors.Join(err, do())
+//
+// Where nothing is to be lifted, do runs beside others, but not while one of them has the flags of this very inode lifted: they would come
+// back in the middle of it.
+func (t *Tree) quietLifted(fd int, do func() error) error {
+	ok, err := t.unlifted(fd, do)
+	if ok || err != nil {
+		return err
 	}
-	return liftFlags(fd, flags, do)
-}
-
-func liftFlags(fd int, flags uint32, do func() error) error {
+	t.flags.Lock()
+	defer t.flags.Unlock()
+	flags, err := backing.GetFlags(fd)
+	if err != nil {
+		return err
+	}
 	if err := backing.SetFlags(fd, flags&^protectedFlags); err != nil {
 		return err
 	}
 	return errors.Join(do(), backing.SetFlags(fd, flags))
+}
+
+// unlifted runs do where no flag protects the inode, and reports whether it did.
+func (t *Tree) unlifted(fd int, do func() error) (bool, error) {
+	t.flags.RLock()
+	defer t.flags.RUnlock()
+	flags, err := backing.GetFlags(fd)
+	if err != nil || flags&protectedFlags != 0 {
+		return false, err
+	}
+	return true, do()
+}
+
+// Steady implements fusefs.Flags.
+func (t *Tree) Steady(do func() error) error {
+	t.flags.RLock()
+	defer t.flags.RUnlock()
+	return do()
 }
 
 func getCaps(fd int) ([]byte, error) {
@@ -78,11 +97,13 @@ func setFlags(fd int, want uint32) error {
 	return backing.SetFlags(fd, flags&^mask|want&mask)
 }
 
-// protect sets the immutable and append-only flags.
-func protect(fd int, want uint32) error {
+// protect sets the immutable and append-only flags that want has.
+func (t *Tree) protect(fd int, want uint32) error {
 	if want&protectedFlags == 0 {
 		return nil
 	}
+	t.flags.Lock()
+	defer t.flags.Unlock()
 	flags, err := backing.GetFlags(fd)
 	if err != nil || flags|want&protectedFlags == flags {
 		return err

@@ -204,7 +204,7 @@ func (f *file) quietlyLocked(do func() error) error {
 		if len(f.m.Caps) == 0 {
 			return err
 		}
-		return errors.Join(err, quietLifted(f.fd, func() error { return setCaps(f.fd, f.m.Caps) }))
+		return errors.Join(err, f.t.quietLifted(f.fd, func() error { return setCaps(f.fd, f.m.Caps) }))
 	}
 	st, err := backing.Statx(f.fd)
 	if err != nil {
@@ -215,7 +215,7 @@ func (f *file) quietlyLocked(do func() error) error {
 		return err
 	}
 	err = do() // a part of it may have been done before an error
-	return errors.Join(err, quietLifted(f.fd, func() error {
+	return errors.Join(err, f.t.quietLifted(f.fd, func() error {
 		ts := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, timespec(wireTime(st.Mtime))}
 		if err := unix.UtimesNanoAt(unix.AT_FDCWD, fdPath(f.fd), ts, 0); err != nil {
 			return err

@@ -39,7 +39,7 @@
 // In this order: Tree.links (shared by who reads attributes), Tree.looks (the
 // same, of files that nobody uses), file.mu (shared
 // by the application's operations, exclusive for filling holes and changing
-// marks), Tree.still, committer.gate, Tree.mu (maps only, never held over a system call
+// marks), fusefs.FS.gate, Tree.still, Tree.flags, committer.gate, Tree.mu (maps only, never held over a system call
 // that may wait). No lock is held while a block is on its way.
 //
 // # Crash

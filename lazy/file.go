@@ -326,7 +326,7 @@ func (f *file) unkeep(context.Context) error {
 	if f.fd < 0 {
 		return f.t.closed()
 	}
-	if err := protect(f.fd, f.m.Flags); err != nil { // a crash may have lost them
+	if err := f.t.protect(f.fd, f.m.Flags); err != nil { // a crash may have lost them
 		return err
 	}
 	return f.t.lifted(f.fd, func() error {
@@ -335,7 +335,7 @@ func (f *file) unkeep(context.Context) error {
 		}
 		m := *f.m
 		m.Kept = false
-		return f.setMarkLocked(&m)
+		return f.writeMarkLocked(&m)
 	})
 }
 
@@ -365,7 +365,12 @@ func (f *file) lowerValid() error {
 
 // setMarkLocked writes the mark, also where the application made the file append-only and goes on writing it.
 func (f *file) setMarkLocked(m *mark.File) error {
-	if err := f.t.lifted(f.fd, func() error { return mark.Set(mark.FD(f.fd), m) }); err != nil {
+	return f.t.lifted(f.fd, func() error { return f.writeMarkLocked(m) })
+}
+
+// writeMarkLocked is setMarkLocked for who has the flags lifted.
+func (f *file) writeMarkLocked(m *mark.File) error {
+	if err := mark.Set(mark.FD(f.fd), m); err != nil {
 		return fmt.Errorf("inode %d of volume %s: %w", f.ino, f.t.opt.Volume, err)
 	}
 	f.m = m

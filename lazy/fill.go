@@ -163,7 +163,7 @@ func (t *Tree) fillDir(ctx context.Context, ino uint64) error {
 	if err := mark.Remove(mark.FD(fd), mark.DirName); err != nil {
 		return err
 	}
-	if err := protect(fd, m.Flags); err != nil {
+	if err := t.protect(fd, m.Flags); err != nil {
 		return err
 	}
 	t.count.filled(&m.Ref, d.count)
@@ -261,7 +261,7 @@ func (d *maker) createFile(e *wire.Entry, name func(fd int) error, link *mark.Li
 	if err := name(fd); err != nil {
 		return fmt.Errorf("name inode: %w", err)
 	}
-	return protect(fd, e.Flags)
+	return d.t.protect(fd, e.Flags)
 }
 
 func (d *maker) pending(e *wire.Entry) *mark.File {
@@ -299,7 +299,7 @@ func (d *maker) takeOver(e *wire.Entry) error {
 			d.count.add(e)
 		}
 	}
-	return protect(fd, e.Flags)
+	return d.t.protect(fd, e.Flags)
 }
 
 func (d *maker) createDir(e *wire.Entry, again bool) error {
@@ -333,7 +333,7 @@ func (d *maker) createDir(e *wire.Entry, again bool) error {
 	}
 	d.count.files += e.Dir.Files
 	d.count.bytes += e.Dir.Bytes
-	return protect(fd, e.Flags)
+	return d.t.protect(fd, e.Flags)
 }
 
 // createSpecial makes a symbolic link, FIFO, socket or device as name in dir.

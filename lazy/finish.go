@@ -333,7 +333,7 @@ func (f *file) settleLocked() (time.Time, error) {
 		if err != nil {
 			return done, err
 		}
-		if err := protect(f.fd, f.m.Flags); err != nil {
+		if err := f.t.protect(f.fd, f.m.Flags); err != nil {
 			return done, err
 		}
 		st, err := backing.Statx(f.fd)

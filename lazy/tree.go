@@ -40,6 +40,7 @@ var (
 	_ fusefs.Residency = (*Tree)(nil)
 	_ fusefs.Still     = (*Tree)(nil)
 	_ fusefs.Names     = (*Tree)(nil)
+	_ fusefs.Flags     = (*Tree)(nil)
 )
 
 // Tree is the lazy tree of one volume. It implements fusefs.Residency.
@@ -75,6 +76,9 @@ type Tree struct {
 	// still is held shared where an inode is for a moment not what it has to be: between a write and the times and
 	// capabilities that it spoilt, and while protecting flags are lifted. Freeze holds it alone.
 	still sync.RWMutex
+
+	// flags is held alone while the protecting flags of an inode are lifted, or set by us; shared by who looks at such flags, or does what they may forbid.
+	flags sync.RWMutex
 
 	mu    sync.Mutex
 	files map[uint64]*file    // open, or being fetched
