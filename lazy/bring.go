@@ -82,10 +82,11 @@ func (f *file) bringWindow(ctx context.Context, w wire.Window) error {
 		return err
 	}
 	if len(missing) > 0 && !f.bringLocal(ctx, w, missing) {
-		data, err := f.t.fetch.data(ctx, w.Block, f.content.Data <= wire.MaxPacked)
+		data, done, err := f.t.fetch.data(ctx, w.Block, f.content.Data <= wire.MaxPacked)
 		if err != nil {
 			return err
 		}
+		defer done() // when it is in the file
 		if err := f.fill(w, data); err != nil {
 			return err
 		}

@@ -24,14 +24,23 @@ type call struct {
 	err     error
 }
 
-// join adds one who waits for block c.
-func (f *fetcher) join(c cid.Cid, p priority) (_ *call, shared bool) {
+// join adds one who waits for block c. It returns nil where content is set and the opened block is in the cache.
+func (f *fetcher) join(c cid.Cid, p priority, content bool) (_ *call, shared bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if k := f.landed[c]; k != nil {
+		k.waiting[p]++
+		return k, true
+	}
 	k := f.calls[c]
 	if k == nil {
+		// Looked at again here: who adds to the cache leaves the call after that, and under the lock.
+		if content && f.cache.Contains(c) {
+			return nil, false
+		}
 		k = &call{c: c, prio: p, queued: true, hurry: make(chan struct{}), done: make(chan struct{})}
 		if f.ctx.Err() != nil {
+			k.waiting[p]++
 			k.err = f.closedError()
 			close(k.done)
 			return k, false
@@ -63,6 +72,9 @@ func (f *fetcher) leave(k *call, p priority) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	k.waiting[p]--
+	if _, used := k.wanted(); !used && f.landed[k.c] == k {
+		delete(f.landed, k.c)
+	}
 }
 
 // wanted returns the highest priority of those who wait; false: nobody does.

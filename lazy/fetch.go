@@ -68,6 +68,7 @@ type fetcher struct {
 
 	mu       sync.Mutex
 	calls    map[cid.Cid]*call
+	landed   map[cid.Cid]*call // arrived, and in use by those who waited
 	queue    [priorities][]*call
 	flying   [priorities]int
 	paused   bool
@@ -88,7 +89,7 @@ func newFetcher(st store.Store, s *seal.Sealer, volume string, bytesPerSecond ui
 	}
 	f := &fetcher{
 		store: st, seal: s, volume: volume, log: log, cache: cache,
-		limit: rate.NewLimiter(rate.Inf, store.MaxBlock), calls: map[cid.Cid]*call{}, window: 8,
+		limit: rate.NewLimiter(rate.Inf, store.MaxBlock), calls: map[cid.Cid]*call{}, landed: map[cid.Cid]*call{}, window: 8,
 	}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	f.setRate(bytesPerSecond)
@@ -129,28 +130,39 @@ func (f *fetcher) setPaused(p bool) {
 // data returns the opened content of a KindData block, shared and not to be
 // changed. It lasts as long as ctx does, whatever fails meanwhile; but content
 // that does not open is an error at once, since asking again cannot help.
-// keep: others will want pieces of the same block.
-func (f *fetcher) data(ctx context.Context, c cid.Cid, keep bool) ([]byte, error) {
-	if b, ok := f.cache.Get(c); ok {
-		f.observe(ContentHit, 0)
-		return b, nil
+// keep: others will want pieces of the same block. The caller calls done when the
+// content is where the next one finds it: who comes before gets the same bytes, and nothing is fetched again.
+func (f *fetcher) data(ctx context.Context, c cid.Cid, keep bool) (b []byte, done func(), err error) {
+	for missed := false; ; missed = true {
+		if b, ok := f.cache.Get(c); ok {
+			if !missed {
+				f.observe(ContentHit, 0)
+			}
+			return b, func() {}, nil
+		}
+		if !missed {
+			f.observe(ContentMiss, 0)
+		}
+		block, done, err := f.get(ctx, c, true)
+		if err != nil {
+			return nil, nil, err
+		}
+		if done == nil { // in the cache by now, or it was
+			continue
+		}
+		if b, ok := f.cache.Get(c); ok { // another waiter was first
+			return b, done, nil
+		}
+		b, err := snapshot.OpenData(f.seal, block)
+		if err != nil {
+			done()
+			return nil, nil, fmt.Errorf("%w: volume %s: block %s: %w", fusefs.ErrIntegrity, f.volume, c, err)
+		}
+		if keep {
+			f.cache.Add(c, b)
+		}
+		return b, done, nil
 	}
-	f.observe(ContentMiss, 0)
-	block, err := f.Get(ctx, c)
-	if err != nil {
-		return nil, err
-	}
-	if b, ok := f.cache.Get(c); ok { // another waiter was first
-		return b, nil
-	}
-	b, err := snapshot.OpenData(f.seal, block)
-	if err != nil {
-		return nil, fmt.Errorf("%w: volume %s: block %s: %w", fusefs.ErrIntegrity, f.volume, c, err)
-	}
-	if keep {
-		f.cache.Add(c, b)
-	}
-	return b, nil
 }
 
 // Get returns the verified bytes of block c, shared and not to be changed,
@@ -162,14 +174,29 @@ func (f *fetcher) Get(ctx context.Context, c cid.Cid) ([]byte, error) {
 			return b, nil
 		}
 	}
+	b, done, err := f.get(ctx, c, false)
+	if err == nil {
+		done()
+	}
+	return b, err
+}
+
+// get is Get from the store. Until done is called the block is not fetched again. Where content is set and the cache has the opened
+// block, it returns no block and no done.
+func (f *fetcher) get(ctx context.Context, c cid.Cid, content bool) (b []byte, done func(), err error) {
 	u := urgencyOf(ctx)
-	k, shared := f.join(c, u.p)
+	k, shared := f.join(c, u.p, content)
+	if k == nil {
+		return nil, nil, nil
+	}
 	if shared {
 		f.observe(Shared, 0)
 	}
 	began := time.Now() // u changes where the wait becomes urgent
 	defer func() {
-		f.leave(k, u.p)
+		if err != nil {
+			f.leave(k, u.p)
+		}
 		if u.p == reader {
 			f.observe(Waited, time.Since(began))
 		}
@@ -177,9 +204,10 @@ func (f *fetcher) Get(ctx context.Context, c cid.Cid) ([]byte, error) {
 	for {
 		select {
 		case <-k.done:
-			return k.data, k.err
+			p := u.p
+			return k.data, func() { f.leave(k, p) }, k.err
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return nil, nil, context.Cause(ctx)
 		case <-u.urgent:
 			f.raise(k, u.p)
 			u = urgency{p: reader}

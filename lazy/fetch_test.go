@@ -306,7 +306,12 @@ func TestFetcher_ArrivalAfterSilenceEndsTheRestOfOthers(t *testing.T) {
 		_, err := f.Get(context.Background(), cids[0])
 		done <- err
 	}()
-	for s.Gets(cids[0]) < 6 { // the rests are of seconds now
+	resting := func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.calls[cids[0]].resting
+	}
+	for s.Gets(cids[0]) < 6 || !resting() { // the rests are of seconds now
 		time.Sleep(time.Millisecond)
 	}
 	rule.Lift()
@@ -324,7 +329,7 @@ func TestFetcher_ArrivalAfterSilenceEndsTheRestOfOthers(t *testing.T) {
 
 func TestFetcher_ContentThatDoesNotOpenIsAnErrorAtOnce(t *testing.T) {
 	f, _, cids := fetchWorld(t, 1) // none of them is sealed
-	if _, err := f.data(context.Background(), cids[0], true); !errors.Is(err, fusefs.ErrIntegrity) {
+	if _, _, err := f.data(context.Background(), cids[0], true); !errors.Is(err, fusefs.ErrIntegrity) {
 		t.Fatalf("error %v, want an integrity error", err)
 	}
 }
@@ -391,5 +396,71 @@ func TestMeter_CountsWholeSeconds(t *testing.T) {
 	}
 	if got := m.rate(at.Add(time.Minute)); got != 0 {
 		t.Errorf("rate %v a minute later, want 0", got)
+	}
+}
+
+// sealedWorld is fetchWorld with n blocks of content.
+func sealedWorld(t *testing.T, n int) (*fetcher, *faulty.Store, []cid.Cid) {
+	t.Helper()
+	f, s, _ := fetchWorld(t, 0)
+	var cids []cid.Cid
+	err := s.PutMany(t.Context(), func(yield func(store.Block, error) bool) {
+		for i := range n {
+			plain := append([]byte{0}, fmt.Sprint("content ", i)...) // of the codec that stores as it is
+			b := f.seal.Seal(nil, seal.KindData, nil, plain)
+			cids = append(cids, store.Sum(store.Raw, b))
+			if !yield(store.Block{CID: cids[i], Data: b}, nil) {
+				return
+			}
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f, s, cids
+}
+
+func TestFetcher_WhoComesBeforeTheContentIsUsedFetchesNothing(t *testing.T) {
+	f, s, cids := sealedWorld(t, 1)
+	for n := 1; n <= 2; n++ {
+		_, first, err := f.data(t.Context(), cids[0], false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, second, err := f.data(withPriority(t.Context(), background), cids[0], false)
+		if err != nil || string(b) != "content 0" {
+			t.Fatalf("%q, %v", b, err)
+		}
+		if got := s.Gets(cids[0]); got != n {
+			t.Errorf("%d fetches, want %d: the first caller has not written it yet", got, n)
+		}
+		first()
+		second()
+		f.mu.Lock()
+		if len(f.landed) != 0 || len(f.calls) != 0 {
+			t.Errorf("%d blocks are kept that nobody uses, %d calls", len(f.landed), len(f.calls))
+		}
+		f.mu.Unlock()
+	}
+}
+
+func TestFetcher_KeptContentIsFetchedOnce(t *testing.T) {
+	f, s, cids := sealedWorld(t, 400)
+	for _, c := range cids {
+		var wg sync.WaitGroup
+		for range 12 { // each a little later than the one before, and all about the time that it arrives
+			wg.Go(func() {
+				_, done, err := f.data(t.Context(), c, true)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				done()
+			})
+		}
+		wg.Wait()
+		if n := s.Gets(c); n != 1 {
+			t.Fatalf("%d fetches, want 1", n)
+		}
 	}
 }

@@ -140,6 +140,9 @@ func (f *fetcher) landLocked(k *call) {
 func (f *fetcher) endLocked(k *call, b []byte, err error) {
 	k.data, k.err = b, err
 	delete(f.calls, k.c)
+	if _, used := k.wanted(); used && err == nil {
+		f.landed[k.c] = k
+	}
 	close(k.done)
 }
 

@@ -27,10 +27,11 @@ func (f *file) ReadThrough(ctx context.Context, off uint64, buf []byte) (int, er
 			if err != nil {
 				return 0, f.t.wrap(f.ino, err)
 			}
-			block, err := f.t.fetch.data(ctx, w.Block, true) // the next read will be here, too
+			block, done, err := f.t.fetch.data(ctx, w.Block, true) // the next read will be here, too
 			if err != nil {
 				return 0, err
 			}
+			done()
 			windows, blocks[w.Index] = append(windows, w), block
 		}
 	}

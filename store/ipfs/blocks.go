@@ -122,12 +122,14 @@ func (b *blockFiles) size(ctx context.Context, c cid.Cid) (int, error) {
 }
 
 // stat is size for those who will rely on the answer: from here on the block
-// is spared by collection as if it had just been written.
+// is spared by collection as if it had just been written. One that may not be
+// durable yet is not there, for batch.add the same: it is sent once more.
 func (b *blockFiles) stat(c cid.Cid) (int, error) {
 	b.sweep.RLock()
 	defer b.sweep.RUnlock()
-	size, ok, err := b.touchLocked(keyOf(c))
-	if err == nil && !ok {
+	key := keyOf(c)
+	size, ok, err := b.touchLocked(key)
+	if err == nil && (!ok || b.isUnsynced(key)) {
 		err = notFound(c)
 	}
 	return size, err

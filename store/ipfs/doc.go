@@ -40,8 +40,9 @@
 // # After a crash
 //
 // Opening removes files that were being written. Everything acknowledged is
-// there; of a stream that was cut off, the batches (64 MiB or 512 blocks) that
-// were through.
+// there; of a stream that was under way, the batches (64 MiB or 512 blocks) that
+// were through. Where the client was cut off, and not the node, everything that
+// had arrived is there.
 //
 // # On the disk
 //

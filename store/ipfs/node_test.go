@@ -2,6 +2,7 @@ package ipfs
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -188,5 +189,56 @@ func TestNode_PutHealsATruncatedBlock(t *testing.T) {
 	}
 	if _, err := s.Get(t.Context(), b.CID); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A client that dies in the middle of a stream does not send again what had arrived.
+func TestNode_KeepsWhatArrivedBeforeTheStreamWasCutOff(t *testing.T) {
+	_, srv := openNode(t, t.TempDir())
+	s := openClient(t, Options{RPC: srv.URL})
+	var blocks []store.Block
+	for i := range 4 { // larger than the buffer before the network, so that all but the last have been sent
+		blocks = append(blocks, storetest.Block(fmt.Sprint("cut", i), 1<<20))
+	}
+	died := errors.New("died")
+	err := s.PutMany(t.Context(), func(yield func(store.Block, error) bool) {
+		for _, b := range blocks {
+			if !yield(b, nil) {
+				return
+			}
+		}
+		yield(store.Block{}, died)
+	})
+	if !errors.Is(err, died) {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		has, err := s.Has(t.Context(), cidsOf(blocks[:3]...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if has[0] && has[1] && has[2] {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("what arrived is not there: %v", has)
+		}
+	}
+}
+
+func TestNode_WhatMayNotBeDurableIsNotSaidToBeThere(t *testing.T) {
+	n, srv := openNode(t, t.TempDir())
+	s := openClient(t, Options{RPC: srv.URL})
+	b := storetest.Block("b", 1000)
+	if err := s.PutMany(t.Context(), storetest.Seq(b)); err != nil {
+		t.Fatal(err)
+	}
+	for _, batches := range []int{1, 0} { // that have it, and are not through
+		n.blocks.mu.Lock()
+		n.blocks.unsynced[keyOf(b.CID)] = batches
+		n.blocks.mu.Unlock()
+		if has, err := s.Has(t.Context(), cidsOf(b)); err != nil || has[0] != (batches == 0) {
+			t.Errorf("with %d batches: %v, %v", batches, has, err)
+		}
 	}
 }

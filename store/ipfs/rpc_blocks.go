@@ -2,6 +2,7 @@ package ipfs
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -146,7 +147,8 @@ func (n *Node) blockStat(c *call) error {
 }
 
 // dagImport takes CARs, each a file of the body, and answers when all of
-// their blocks are durable. A block that does not match its CID ends it.
+// their blocks are durable. A block that does not match its CID ends it, and so
+// does the end of the connection; what had arrived before is kept.
 func (n *Node) dagImport(c *call) error {
 	pinRoots, err := c.flag("pin-roots", true)
 	if err != nil {
@@ -178,7 +180,8 @@ func (n *Node) dagImport(c *call) error {
 		return n.importCAR(c, r, &b, &stats)
 	})
 	if err != nil {
-		return err
+		// What had arrived is as good as any, and whoever was cut off is going to send it again: it finds it here. The request's context may be over.
+		return errors.Join(err, b.commit(context.WithoutCancel(c.r.Context())))
 	}
 	if err := b.commit(c.r.Context()); err != nil {
 		return err
