@@ -155,6 +155,9 @@ func writeWhole(file string, write func(io.Writer) error) (err error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return fmt.Errorf("%s %w: another export is writing it", part, errFileExists)
 	}
+	if !isAt(f, part) { // it was renamed between the two calls: it is another one's whole file
+		return fmt.Errorf("%s %w: another export wrote it", file, errFileExists)
+	}
 	defer func() {
 		if err != nil {
 			os.Remove(part)
@@ -185,6 +188,16 @@ func writeWhole(file string, write func(io.Writer) error) (err error) {
 	}
 	defer dir.Close()
 	return dir.Sync()
+}
+
+// isAt tells whether path names the open file f.
+func isAt(f *os.File, path string) bool {
+	a, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	b, err := os.Lstat(path)
+	return err == nil && os.SameFile(a, b)
 }
 
 func (a *app) importCommand() *cobra.Command {
@@ -242,7 +255,8 @@ func tellImported(w io.Writer, r volume.Imported) {
 	}
 }
 
-// importFile sends a file to the daemon while it checks it itself. A volume that it made goes again where that fails.
+// importFile sends a file to the daemon while it checks it itself. A volume that it made goes again where that fails; one that was there before stays,
+// with its key.
 func (a *app) importFile(ctx context.Context, file, name string, opts map[string]string) (res volume.Imported, err error) {
 	in, size := a.In, uint64(0)
 	if file != "-" {
@@ -257,10 +271,15 @@ func (a *app) importFile(ctx context.Context, file, name string, opts map[string
 		in = f
 	}
 	client := a.client()
-	var info volume.Info
-	if len(opts) == 0 {
-		info, err = client.Get(ctx, name)
-	} else if info, err = client.Create(ctx, name, opts); err == nil {
+	info, err := client.Get(ctx, name)
+	made := len(opts) > 0 && errors.Is(err, volume.ErrUnknown)
+	if len(opts) > 0 && (err == nil || made) {
+		info, err = client.Create(ctx, name, opts) // which takes one that is there with the same options
+	}
+	if err != nil {
+		return res, err
+	}
+	if made {
 		defer func() {
 			if err != nil {
 				undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
@@ -268,9 +287,6 @@ func (a *app) importFile(ctx context.Context, file, name string, opts map[string
 				err = errors.Join(err, client.Remove(undo, name, false))
 			}
 		}()
-	}
-	if err != nil {
-		return res, err
 	}
 	pub, err := seal.ParsePubkey(info.Pubkey)
 	if err != nil {

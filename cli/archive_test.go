@@ -2,9 +2,13 @@ package cli
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"fractal-lazy/volume"
@@ -59,6 +63,15 @@ func TestExport_FileBringsTheVolumeToAMachineWithAnotherHive(t *testing.T) {
 		}
 		b.run("volume", "inspect", "db").want(t, ExitUnknown) // it is not left behind
 	}
+	// One that was there before stays, and its key with it, which nobody else may have.
+	b.run("volume", "create", "mine", "-o", "prefetch=none").want(t, ExitOK)
+	key := b.run("key", "export", "mine").want(t, ExitOK).out
+	b.run("import", file, "mine", "-o", "prefetch=none").want(t, ExitUsage, "another volume")
+	must(t, os.WriteFile(bad, big, 0o600))
+	b.run("import", bad, "mine", "-o", "prefetch=none").want(t, ExitDamaged)
+	if again := b.run("key", "export", "mine").want(t, ExitOK).out; again != key {
+		t.Error("another key")
+	}
 	b.run("volume", "create", "else").want(t, ExitOK)
 	b.run("import", file, "else").want(t, ExitUsage, "another volume")
 	b.run("import", file, "nothing").want(t, ExitUnknown)
@@ -92,4 +105,30 @@ func TestExport_FullDiskLeavesNothing(t *testing.T) {
 		t.Errorf("left: %v, %v", left, err)
 	}
 	a.run("volume", "umount", "db").want(t, ExitOK)
+}
+
+// Of several exports to one name, the one that says that it made the file is right, whatever the others do meanwhile.
+func TestWriteWhole_FileIsOfTheOneThatMadeIt(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 300 {
+		file := filepath.Join(dir, strconv.Itoa(i))
+		var wg sync.WaitGroup
+		made := make([]bool, 8)
+		for n := range made {
+			wg.Go(func() {
+				made[n] = nil == writeWhole(file, func(w io.Writer) error {
+					_, err := w.Write(bytes.Repeat([]byte{byte(n)}, 1000))
+					return err
+				})
+			})
+		}
+		wg.Wait()
+		got, err := os.ReadFile(file)
+		must(t, err)
+		n := slices.Index(made, true)
+		if n < 0 || slices.Contains(made[n+1:], true) || !bytes.Equal(got, bytes.Repeat([]byte{byte(n)}, 1000)) {
+			t.Fatalf("try %d: of %v; the file has %d bytes, of %v", i, made, len(got), got[:min(len(got), 1)])
+		}
+		must(t, os.Remove(file))
+	}
 }
