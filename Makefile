@@ -143,9 +143,9 @@ model: deps
 kill-upload: deps
 	FRACTAL_KILLS=100 $(GO) test -count=1 -v -timeout 30m -run TestPublish_KilledAtRandomMoments ./replica
 
-## storm: the driver's worker killed 300 times under load; nobody may see an error
+## storm: the driver's worker killed 300 times under load (PostgreSQL, SQLite, git, mappings and more); nobody may see an error (KILLS=1000)
 storm: deps
-	FRACTAL_KILLS=$(or $(KILLS),300) $(GO) test -tags storm -count=1 -v -timeout $(TESTTIMEOUT) ./tests/storm
+	FRACTAL_KILLS=$(or $(KILLS),300) $(GO) test -count=1 -v -timeout $(TESTTIMEOUT) ./tests/storm
 
 ## fuzz: every fuzz target for FUZZTIME
 fuzz:
