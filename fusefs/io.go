@@ -338,12 +338,7 @@ func (f *FS) FsyncDir(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 }
 
 func (f *FS) sync(c *call, fd int, flags uint32) error {
-	do := func() error {
-		if flags&fsyncDataOnly != 0 {
-			return unix.Fdatasync(fd)
-		}
-		return unix.Fsync(fd)
-	}
+	do := func() error { return f.tree.Fsync(fd, flags&fsyncDataOnly != 0) }
 	if f.res.Complete() {
 		return do()
 	}

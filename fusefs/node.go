@@ -188,14 +188,14 @@ func (n *node) open(tree Tree, write, append bool) error {
 		return nil
 	}
 	const common = unix.O_LARGEFILE | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
-	fd, err := tree.Open(n.ino, unix.O_RDWR|common)
+	fd, err := tree.OpenNamed(n.ino, unix.O_RDWR|common)
 	for i := 0; err == unix.EAGAIN && i < leaseTries; i++ { // openForWriting holds its lease for a moment
 		time.Sleep(time.Millisecond)
-		fd, err = tree.Open(n.ino, unix.O_RDWR|common)
+		fd, err = tree.OpenNamed(n.ino, unix.O_RDWR|common)
 	}
 	if errors.Is(err, unix.EPERM) && append {
 		// An append-only file. The kernel sends the offset of the end, so it is the same write.
-		fd, err = tree.Open(n.ino, unix.O_RDWR|unix.O_APPEND|common)
+		fd, err = tree.OpenNamed(n.ino, unix.O_RDWR|unix.O_APPEND|common)
 	}
 	if err == nil {
 		n.fdW = fd
@@ -207,7 +207,7 @@ func (n *node) open(tree Tree, write, append bool) error {
 	if write || n.fdR >= 0 {
 		return err
 	}
-	n.fdR, err = tree.Open(n.ino, unix.O_RDONLY|common)
+	n.fdR, err = tree.OpenNamed(n.ino, unix.O_RDONLY|common)
 	return err
 }
 

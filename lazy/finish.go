@@ -270,7 +270,7 @@ func (n *finisher) sync(files []*file) (durable []*file, err error) {
 		f.mu.RLock()
 		failed := error(nil)
 		if f.fd >= 0 {
-			failed = n.t.commit.sync(f.fd, func() error { return unix.Fsync(f.fd) })
+			failed = n.t.commit.sync(f.fd, func() error { return n.t.bt.Fsync(f.fd, false) })
 		}
 		f.mu.RUnlock()
 		if failed != nil {

@@ -117,7 +117,7 @@ func (f *file) joinZero(ctx context.Context, gaps []wire.Range) error {
 	if f.fd < 0 {
 		return f.t.closed()
 	}
-	if err := f.t.commit.sync(f.fd, func() error { return unix.Fdatasync(f.fd) }); err != nil {
+	if err := f.t.commit.sync(f.fd, func() error { return f.t.bt.Fsync(f.fd, true) }); err != nil {
 		return fmt.Errorf("sync inode %d: %w", f.ino, err)
 	}
 	m := *f.m

@@ -87,7 +87,7 @@ func (a *app) close() error {
 
 // serveApp is the process of an application.
 func serveApp(dir string) error {
-	s := &server{dir: dir, open: map[int]*os.File{}}
+	s := &server{dir: dir, open: map[int]*os.File{}, held: map[int]int{}}
 	in, out := json.NewDecoder(bufio.NewReader(os.Stdin)), json.NewEncoder(os.Stdout)
 	for {
 		var r request
@@ -110,6 +110,7 @@ func serveApp(dir string) error {
 type server struct {
 	dir  string
 	open map[int]*os.File
+	held map[int]int // descriptors with O_PATH, which keep names of the mount in the kernel's memory
 }
 
 func (s *server) do(r *request, out *reply) error {
@@ -138,12 +139,17 @@ func (s *server) do(r *request, out *reply) error {
 			return err
 		}
 		return errors.Join(d.Sync(), d.Close())
-	case "close":
-		if f := s.open[r.ID]; f != nil {
-			delete(s.open, r.ID)
-			return f.Close()
+	case "hold":
+		if _, ok := s.held[r.ID]; ok {
+			return nil
 		}
-		return nil
+		fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+		if err == nil {
+			s.held[r.ID] = fd
+		}
+		return err
+	case "close":
+		return s.letGo(r.ID)
 	}
 	f := s.open[r.ID]
 	if f == nil {
@@ -153,6 +159,9 @@ func (s *server) do(r *request, out *reply) error {
 		}
 		if r.Op == "read" && !r.Keep {
 			flags = os.O_RDONLY
+		}
+		if fd, ok := s.held[r.ID]; ok {
+			path = fmt.Sprint("/proc/self/fd/", fd)
 		}
 		var err error
 		if f, err = os.OpenFile(path, flags, 0o644); err != nil {
@@ -165,6 +174,18 @@ func (s *server) do(r *request, out *reply) error {
 		}
 	}
 	return s.file(f, path, r, out)
+}
+
+func (s *server) letGo(id int) (err error) {
+	if f := s.open[id]; f != nil {
+		delete(s.open, id)
+		err = f.Close()
+	}
+	if fd, ok := s.held[id]; ok {
+		delete(s.held, id)
+		err = errors.Join(err, unix.Close(fd))
+	}
+	return err
 }
 
 func (s *server) file(f *os.File, path string, r *request, out *reply) error {
@@ -193,6 +214,8 @@ func (s *server) file(f *os.File, path string, r *request, out *reply) error {
 		return unix.Munmap(m)
 	case "direct":
 		return writeDirect(path, r)
+	case "dsync":
+		return writeSync(path, r)
 	case "truncate":
 		return f.Truncate(int64(r.Off))
 	case "punch":
@@ -211,6 +234,16 @@ func (s *server) file(f *os.File, path string, r *request, out *reply) error {
 		return unix.Fdatasync(fd)
 	}
 	return fmt.Errorf("unknown operation %q", r.Op)
+}
+
+// writeSync writes through a handle of its own with O_DSYNC.
+func writeSync(path string, r *request) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_DSYNC, 0)
+	if err != nil {
+		return fmt.Errorf("open with O_DSYNC: %w", err)
+	}
+	_, err = f.WriteAt(content(r.Seed, r.Off, r.N), int64(r.Off))
+	return errors.Join(err, f.Close())
 }
 
 // writeDirect writes whole sectors through a handle of its own with O_DIRECT, beside one that may be open without.

@@ -35,11 +35,14 @@ type checker struct {
 	at       int
 	path     string
 	problems []string
-	stale    bool // a file has its right name and, beside it, one that it was renamed from
+	stale    int // names that BTRFS's log contradicts itself about, see treeLog
+	readLog  func() (*treeLog, error)
+	log      *treeLog // nil: not yet read
 
 	tree *lazy.Tree
 	bt   *backing.Tree
 	all  map[key]found
+	dirs map[int]uint64 // inode numbers of directories
 }
 
 func (c *checker) problem(format string, args ...any) {
@@ -81,7 +84,7 @@ func (c *checker) check() (err error) {
 
 // look compares all names and all sectors with the model.
 func (c *checker) look(when string) {
-	c.all = map[key]found{}
+	c.all, c.dirs = map[key]found{}, map[int]uint64{}
 	c.walk(rootID, backing.RootIno)
 	before := len(c.problems)
 	c.names()
@@ -99,6 +102,7 @@ func (c *checker) look(when string) {
 }
 
 func (c *checker) walk(id int, ino uint64) {
+	c.dirs[id] = ino
 	if err := c.tree.Fill(context.Background(), ino); err != nil {
 		c.problem("directory %d does not fill: %v", id, err)
 		return
@@ -173,8 +177,8 @@ func (c *checker) names() {
 		for _, id := range want {
 			ok = ok || (id == f.id && there == (id != 0))
 		}
-		if !ok && c.renamedFrom(k, f) {
-			c.stale = true
+		if !ok && c.takenBack(k, f) {
+			c.stale++
 			continue
 		}
 		if !ok {
@@ -190,37 +194,20 @@ func (c *checker) names() {
 	}
 }
 
-// renamedFrom reports whether k is an earlier name of a file that has its right name, too.
-func (c *checker) renamedFrom(k key, f found) bool {
-	if !slices.ContainsFunc(c.m.names[k], func(b binding) bool { return b.id == f.id && f.id != 0 }) {
+// takenBack reports whether k is what f was called before, and is back because BTRFS's log says so and also that it is not.
+func (c *checker) takenBack(k key, f found) bool {
+	was := slices.ContainsFunc(c.m.names[k], func(b binding) bool { return b.id == f.id })
+	if f.id == 0 || !was {
 		return false
 	}
-	for other, x := range c.all {
-		if other != k && x.ino == f.ino && slices.Contains(c.m.meanings(other, c.at), f.id) {
-			return true
+	if c.log == nil {
+		var err error
+		if c.log, err = c.readLog(); err != nil {
+			c.problem("the log of names: %v", err)
+			return false
 		}
 	}
-	return c.wasRenamedAway(k, f.id)
-}
-
-// wasRenamedAway reports whether k is the name that a file had before it was
-// renamed, and that file has been removed since under its later name.
-func (c *checker) wasRenamedAway(k key, id int) bool {
-	if n := c.m.nodes[id]; n.removed < 0 || n.removed > c.at {
-		return false
-	}
-	left := -1 // the moment at which k stopped to stand for the file
-	for i, b := range c.m.names[k] {
-		if i > 0 && c.m.names[k][i-1].id == id {
-			left = b.begin
-		}
-	}
-	for other, history := range c.m.names {
-		if other != k && left >= 0 && slices.ContainsFunc(history, func(b binding) bool { return b.id == id && b.begin == left }) {
-			return true
-		}
-	}
-	return false
+	return c.log.contradicts(dirEntry{c.dirs[k.dir], k.name}, f.ino)
 }
 
 // whereabouts tells what names a file has, on the volume and in the model.

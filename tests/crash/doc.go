@@ -24,9 +24,8 @@
 //     that nobody changed with another mode or time.
 //
 // What BTRFS itself does is not held against the driver; the flag -plain
-// runs the same without the driver. One such thing is known, see staleTail. A
-// file that has, beside its right name, one that it was renamed from is counted
-// and not called wrong: docs/CRASH.md says why.
+// runs the same without the driver. Two such things are known, see staleTail
+// and treeLog; docs/CRASH.md says more.
 //
 // With the build tag crashtest a rule of package lazy can be switched off; -rules shows
 // that the test then fails.

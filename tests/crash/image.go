@@ -68,6 +68,7 @@ func (w *world) examine(d disk, v variant, c *checker) (err error) {
 		return nil
 	}
 	c.path = filepath.Join(pool, volumeName)
+	c.readLog = func() (*treeLog, error) { return readLog(dir, d) }
 	if err := errors.Join(c.check(), unmount(pool)); err != nil {
 		return fmt.Errorf("check: %w", err)
 	}

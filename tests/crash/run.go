@@ -31,6 +31,7 @@ type variant struct {
 	options  string // of the mount
 	rate     uint64 // of the hydrator, bytes a second; 0: no limit
 	ops      int    // of each application
+	names    bool   // hardly anything but work on names
 }
 
 func (v variant) String() string {
@@ -44,6 +45,9 @@ func (v variant) String() string {
 	if v.options != "" {
 		s += ", " + v.options
 	}
+	if v.names {
+		s += ", names"
+	}
 	return s
 }
 
@@ -55,6 +59,7 @@ func variantOf(run int, r *rand.Rand) variant {
 		nocow:   run%3 == 1,
 		rate:    []uint64{400 << 10, 4 << 20, 1, 1}[r.IntN(4)],
 		ops:     120,
+		names:   run%5 == 4,
 	}
 	v.compress = run%3 == 2
 	v.options = fmt.Sprintf("commit=%d", []int{1, 1, 5, 300}[r.IntN(4)])
@@ -76,7 +81,22 @@ type recording struct {
 }
 
 // record runs the applications on a new volume.
-func (w *world) record(v variant, seed uint64) (rec *recording, err error) {
+func (w *world) record(v variant, seed uint64) (*recording, error) {
+	return w.recordWork(v, seed, func(pool string, d *driver, k *work) error {
+		also := []func() error{snapshots(pool, d, seed), forget(seed)}
+		if k.plain {
+			also = append(also, commits(d.volume, seed))
+		}
+		err := k.run(seed, v.ops)
+		for _, halt := range also {
+			err = errors.Join(err, halt())
+		}
+		return err
+	})
+}
+
+// recordWork has do work on a new volume.
+func (w *world) recordWork(v variant, seed uint64, do func(pool string, d *driver, k *work) error) (rec *recording, err error) {
 	src := w.cow
 	if v.nocow {
 		src = w.nocow
@@ -117,15 +137,8 @@ func (w *world) record(v variant, seed uint64) (rec *recording, err error) {
 	if plain {
 		mnt = d.volume
 	}
-	k := &work{m: rec.model, rec: r, dir: mnt, plain: plain}
-	also := []func() error{snapshots(pool, d, seed)}
-	if plain {
-		also = append(also, commits(d.volume, seed))
-	}
-	err = k.run(seed, v.ops)
-	for _, halt := range also {
-		err = errors.Join(err, halt())
-	}
+	k := &work{m: rec.model, rec: r, dir: mnt, plain: plain, names: v.names}
+	err = do(pool, d, k)
 	r.mu.Lock()
 	rec.log = slices.Clip(r.log)
 	r.mu.Unlock()
@@ -154,6 +167,15 @@ func snapshots(pool string, d *driver, seed uint64) (halt func() error) {
 		return backing.DeleteSubvolume(name(n - 3))
 	})
 }
+
+// forget has the kernel forget, at random moments, every name and inode that nobody uses, as it does when memory is short. An
+// application then has files by names that are known above the driver and not below it. The function it returns ends it.
+func forget(seed uint64) (halt func() error) {
+	random := rand.New(rand.NewPCG(seed, 5))
+	return again(func() time.Duration { return time.Duration(200+random.IntN(800)) * time.Millisecond }, forgetNames)
+}
+
+func forgetNames() error { return os.WriteFile("/proc/sys/vm/drop_caches", []byte("2"), 0) }
 
 // again does something again and again, a while after it was done before, until halt is called.
 func again(pause func() time.Duration, do func() error) (halt func() error) {

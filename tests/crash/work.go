@@ -19,6 +19,7 @@ type work struct {
 	// plain: the applications work on BTRFS itself, and do what the driver
 	// makes of some of their fsyncs: a syncfs.
 	plain bool
+	names bool // see variant
 
 	// tree is held shared by every operation, and exclusively while a
 	// directory moves or goes: paths are the applications' only handles.
@@ -71,13 +72,18 @@ func (u *user) run(ops int) (err error) {
 
 func (u *user) step() error {
 	n := u.r.IntN(100)
+	if u.w.names {
+		return u.nameStep(n)
+	}
 	switch {
 	case u.n == 0 && n < 8:
 		return u.exclusive([]func() error{u.mkdir, u.mkdir, u.mkdir, u.moveDir, u.moveDir, u.removeTree}[u.r.IntN(6)])
 	case n < 4:
 		return u.shared(func() error { return u.cutAndExtend(u.any()) })
-	case n < 48:
+	case n < 47:
 		return u.shared(func() error { return u.change(u.pick()) })
+	case n < 48:
+		return u.shared(func() error { return u.hold(u.pick()) })
 	case n < 65:
 		return u.shared(func() error { return u.fsync(u.pick()) })
 	case n < 74:
@@ -96,6 +102,31 @@ func (u *user) step() error {
 		return u.shared(func() error { return u.fsyncDir(u.folder()) })
 	}
 	return u.shared(func() error { return u.plain(request{Op: "list", Path: u.path(u.folder())}) })
+}
+
+// nameStep is step with hardly anything but names.
+func (u *user) nameStep(n int) error {
+	switch {
+	case u.n == 0 && n < 6:
+		return u.exclusive([]func() error{u.mkdir, u.mkdir, u.mkdir, u.moveDir, u.moveDir, u.removeTree}[u.r.IntN(6)])
+	case n < 10:
+		return u.shared(func() error { return u.change(u.pick()) })
+	case n < 25:
+		return u.shared(func() error { return u.fsync(u.pick()) })
+	case n < 35:
+		return u.shared(u.create)
+	case n < 55:
+		return u.shared(func() error { return u.rename(u.any()) })
+	case n < 75:
+		return u.shared(func() error { return u.replace(u.any()) })
+	case n < 82:
+		return u.shared(func() error { return u.unlink(u.any()) })
+	case n < 84:
+		return u.shared(func() error { return u.link(u.any()) })
+	case n < 88:
+		return u.shared(func() error { return u.hold(u.pick()) })
+	}
+	return u.shared(func() error { return u.fsyncDir(u.folder()) })
 }
 
 func (u *user) shared(do func() error) error {
@@ -203,7 +234,15 @@ func (u *user) on(n *node, op string) request {
 	return request{Op: op, ID: n.id, Path: u.path(n.id), Keep: u.r.IntN(3) == 0}
 }
 
-// letGo closes a file that is kept open.
+// hold has the application open a file by what it has of it already, and not by name, until it lets go of it.
+func (u *user) hold(n *node) error {
+	if n == nil {
+		return nil
+	}
+	return u.plain(request{Op: "hold", ID: n.id, Path: u.path(n.id)})
+}
+
+// letGo closes a file that is kept open or held.
 func (u *user) letGo(n *node) error { return u.plain(request{Op: "close", ID: n.id}) }
 
 // change writes to a file, cuts it, extends it or makes a hole in it.
@@ -219,7 +258,9 @@ func (u *user) change(n *node) error {
 	old := n.now()
 	r := u.on(n, "write")
 	var next state
-	switch u.r.IntN(14) {
+	switch u.r.IntN(15) {
+	case 14: // through a handle that makes each write durable
+		r.Op, r.Off, r.N = "dsync", u.offset(old.size+1), u.length()
 	case 12: // through a mapping, which cannot make the file longer
 		if r.Off, r.N = u.offset(old.size+1), u.length(); r.Off+1 >= old.size {
 			return nil
@@ -244,7 +285,7 @@ func (u *user) change(n *node) error {
 		r.Op, r.Off, r.N = "zero", u.offset(old.size+1), u.length()
 	}
 	switch r.Op {
-	case "write", "mmap", "direct":
+	case "write", "mmap", "direct", "dsync":
 		r.Seed = u.r.Uint64()
 		next = old.written(r.Off, content(r.Seed, r.Off, r.N))
 	case "truncate":
@@ -255,11 +296,16 @@ func (u *user) change(n *node) error {
 		r.Seed = uint64(u.r.IntN(2))
 		next = old.zeroed(r.Off, r.N, r.Seed == 0)
 	}
-	return u.mutate(r, func(begin int) func() {
+	promise := u.promise(n, 1)
+	err := u.mutate(r, func(begin int) func() {
 		next.begin, next.what = begin, fmt.Sprintf("%s %d+%d", r.Op, r.Off, r.N)
 		n.states = append(n.states, next)
 		return nil
 	})
+	if err == nil && r.Op == "dsync" {
+		promise()
+	}
+	return err
 }
 
 // cutAndExtend makes a file shorter and longer again, of which much has
@@ -328,15 +374,6 @@ func (u *user) fsync(n *node) error {
 	if n == nil {
 		return nil
 	}
-	m := u.w.m
-	m.mu.Lock()
-	state := len(n.states) - 1
-	names := append([]key{}, n.names...)
-	var at []int
-	for _, k := range names {
-		at = append(at, m.settledLocked(k))
-	}
-	m.mu.Unlock()
 	op := "fsync"
 	if u.r.IntN(4) == 0 {
 		op = "fdatasync"
@@ -344,18 +381,35 @@ func (u *user) fsync(n *node) error {
 	if u.w.plain && u.r.IntN(2) == 0 {
 		op = "syncfs"
 	}
+	promise := u.promise(n, 0)
 	if err := u.plain(u.on(n, op)); err != nil {
 		return err
 	}
+	promise()
+	return nil
+}
+
+// promise is called before n is made durable, with its content after so many states more; what it returns is called when that was acknowledged.
+func (u *user) promise(n *node, more int) func() {
+	m := u.w.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	moment := u.w.rec.at()
-	n.synced = append(n.synced, ack{moment, state})
-	if len(names) == 1 && n.links == 1 {
-		m.nameSyncedLocked(names[0], at[0], moment)
+	state := len(n.states) - 1 + more
+	names := append([]key{}, n.names...)
+	var at []int
+	for _, k := range names {
+		at = append(at, m.settledLocked(k))
 	}
-	u.w.moment(moment)
-	return nil
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		moment := u.w.rec.at()
+		n.synced = append(n.synced, ack{moment, state})
+		if len(names) == 1 && n.links == 1 {
+			m.nameSyncedLocked(names[0], at[0], moment)
+		}
+		u.w.moment(moment)
+	}
 }
 
 func (w *work) moment(at int) {
@@ -449,6 +503,11 @@ func (u *user) createIn(dir int) (*node, error) {
 	}
 	if err := u.change(n); err != nil {
 		return nil, err
+	}
+	if u.r.IntN(8) == 0 {
+		if err := u.hold(n); err != nil {
+			return nil, err
+		}
 	}
 	if u.r.IntN(2) == 0 {
 		return n, u.fsync(n)
