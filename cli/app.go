@@ -106,7 +106,7 @@ Most commands ask the daemon that ` + "`fractal-lazy run`" + ` starts, over its 
 	}
 	add("volumes", a.volumeCommand(), a.snapshotCommand(), a.snapshotsCommand(), a.restoreCommand(), a.cloneCommand(), a.browseCommand(), a.diffCommand(), a.purgeCommand(),
 		a.removeSnapshotCommand(), a.flushCommand(), a.hydrateCommand(), a.verifyCommand(), a.sendCommand(), a.exportCommand(), a.importCommand(), a.syncCommand(), a.scheduleCommand(), a.scheduledCommand(), a.statusCommand())
-	add("serve", a.runCommand(), a.hiveCommand(), a.receiveCommand())
+	add("serve", a.runCommand(), a.holdCommand(), a.hiveCommand(), a.receiveCommand())
 	add("setup", a.keyCommand(), a.poolCommand(), a.importButtervolumeCommand(), a.versionCommand())
 	root.AddCommand(a.workerCommand())
 	checkArgs(root)

@@ -60,6 +60,9 @@ func (k *keeper) Keep(m volume.Kept) error {
 // Drop implements volume.Keeper.
 func (k *keeper) Drop(key string) error { return k.keep.Drop(key) }
 
+// Outlives implements volume.Keeper.
+func (k *keeper) Outlives() bool { return k.keep.Outlives() }
+
 // Ready implements volume.Keeper.
 func (k *keeper) Ready(err error) {
 	if err != nil {

@@ -49,7 +49,7 @@ replaces it by the program that is now at the same path.`
 		}
 		args := []string{"worker"}
 		c.Flags().Visit(func(f *pflag.Flag) { args = append(args, "--"+f.Name+"="+f.Value.String()) })
-		code, err := supervise.Run(supervise.Options{Args: args, Hold: cfg.Hold, Log: a.logger(cfg)})
+		code, err := supervise.Run(supervise.Options{Args: args, Hold: cfg.Hold, Holder: holderSocket(cfg.Root), Log: a.logger(cfg)})
 		if err == nil && code != ExitOK {
 			return exitStatus(code)
 		}

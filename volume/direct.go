@@ -128,13 +128,14 @@ func (m *Manager) openBound(v *vol, path string) (*live, error) {
 	return l, nil
 }
 
-// leaveBound is what the end of the daemon does with a direct mount that somebody
-// uses: it stays, as its users can neither be asked nor stopped, and the
-// next daemon takes it over. What is written until now goes into a snapshot where final is set. False: there is no such mount.
+// leave is what the end of the daemon does with a mount that somebody uses and that goes on without it: a direct one, as its users can neither
+// be asked nor stopped, or one that a holder keeps. It stays, and the next daemon takes it over. What is written until now goes into a
+// snapshot where final is set. False: there is no such mount.
 //
 // After a crash it is the same without the snapshot.
-func (m *Manager) leaveBound(ctx context.Context, v *vol, final bool) (left bool, err error) {
-	if !v.set.direct {
+func (m *Manager) leave(ctx context.Context, v *vol, final bool) (left bool, err error) {
+	held := m.d.Keep != nil && m.d.Keep.Outlives()
+	if !v.set.direct && !held {
 		return false, nil
 	}
 	if err := v.enter(ctx, stepSnapshot); err != nil {
@@ -142,13 +143,13 @@ func (m *Manager) leaveBound(ctx context.Context, v *vol, final bool) (left bool
 	}
 	defer v.leave()
 	v.mu.Lock()
-	left = v.live != nil && v.live.how == mountDirect && !v.closing && len(v.ids) > 0
+	left = v.live != nil && (v.live.how == mountDirect || held) && !v.closing && len(v.ids) > 0
 	fenced := v.rec.Fence != nil
 	v.mu.Unlock()
 	if !left {
 		return false, nil
 	}
-	m.logger(v, "close").Info().Msg("the direct mount stays: it is in use, and the next daemon takes it over")
+	m.logger(v, "close").Info().Msg("the mount stays: it is in use, and the next daemon takes it over")
 	if v.isView() || !final {
 		return true, nil
 	}

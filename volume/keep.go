@@ -29,6 +29,8 @@ type Keeper interface {
 	Keep(k Kept) error
 	// Drop ends that.
 	Drop(key string) error
+	// Outlives reports whether what is kept stays when whoever keeps it for this process ends, too.
+	Outlives() bool
 	// Ready is called when all that was kept is served again, or dropped. With an error, this program cannot go on with what another one
 	// began: it is to end.
 	Ready(err error)
@@ -56,9 +58,13 @@ func (m *Manager) keptKey(v *vol) string {
 type held struct {
 	k     Kept
 	mount keptMount
+	clone *os.File // nil: none was kept
 }
 
 func (h *held) close() {
+	if h.clone != nil {
+		h.clone.Close()
+	}
 	for _, f := range h.k.Files {
 		f.Close()
 	}
@@ -73,7 +79,12 @@ func (m *Manager) takeHeld() {
 	if m.d.Keep == nil {
 		return
 	}
+	clones := map[string]*os.File{}
 	for _, k := range m.d.Keep.Kept() {
+		if strings.HasPrefix(k.Key, clonePrefix) && len(k.Files) == 1 && clones[k.Key] == nil {
+			clones[k.Key] = k.Files[0]
+			continue
+		}
 		h := &held{k: k}
 		err := json.Unmarshal(k.Data, &h.mount)
 		if err != nil || h.mount.Version != keptVersion || len(k.Files) != 2 || !strings.HasPrefix(k.Key, keptPrefix) {
@@ -83,6 +94,14 @@ func (m *Manager) takeHeld() {
 			continue
 		}
 		m.held[k.Key] = h
+	}
+	for _, h := range m.held {
+		h.clone = clones[cloneKey(h.k.Key)]
+		delete(clones, cloneKey(h.k.Key))
+	}
+	for key, f := range clones { // its mount was given up
+		f.Close()
+		m.dropKept(key)
 	}
 }
 
@@ -156,21 +175,48 @@ func (m *Manager) giveUpHeld(h *held) {
 		_ = removeEmpty(h.mount.Path) // it is in the way of nothing
 	}
 	m.dropKept(h.k.Key)
+	m.dropKept(cloneKey(h.k.Key))
 }
 
-// resume makes v live again.
+// resume makes v live again. Where the mount is no longer in its place, it is put there again if somebody uses the volume.
+//
+// Order: 1. the mount is in place; 2. it is served; 3. a copy of it is kept again, since that of before is the one in place. After a crash behind 1 the
+// next process finds the mount in place. Where its place goes before 3, so does the mount.
 func (m *Manager) resume(ctx context.Context, v *vol, h *held) error {
-	if v.isLive() || fuseMinor(h.mount.Path) != h.mount.Minor {
+	if v.isLive() {
 		return fusefs.ErrGone
+	}
+	ids := v.readIDs()
+	used := ids.Boot == m.boot && len(ids.IDs) > 0 && len(ids.IDs) <= maxIDs
+	again := fuseMinor(h.mount.Path) != h.mount.Minor
+	if again && !used {
+		return fusefs.ErrGone
+	}
+	if again {
+		h.mount.Path = filepath.Join(m.o.Mounts, v.name)
+		if err := h.placeAgain(h.mount.Path); err != nil {
+			return fmt.Errorf("%w: %w", fusefs.ErrGone, err)
+		}
+		if got := fuseMinor(h.mount.Path); got != h.mount.Minor {
+			return fmt.Errorf("%w: connection %d, not %d", fusefs.ErrGone, got, h.mount.Minor)
+		}
+		m.logger(v, "open").Info().Str("path", h.mount.Path).Msg("the mount is in its place again")
 	}
 	l, err := m.serve(ctx, v, h)
 	if err != nil {
 		return err
 	}
-	ids := v.readIDs()
+	if again {
+		if err := m.keepMount(l.key, h.mount, h.k.Files); err != nil {
+			m.logger(v, "open").Error().Err(err).Msg("the mount ends with this process")
+		}
+	}
+	if again || h.clone == nil {
+		m.keepClone(l.key, l.path)
+	}
 	v.mutate(func() {
 		v.live, v.closing, v.final, v.since = l, false, false, m.now()
-		if ids.Boot == m.boot && len(ids.IDs) <= maxIDs {
+		if used {
 			for _, id := range ids.IDs {
 				v.ids[id] = struct{}{}
 			}
@@ -199,15 +245,24 @@ func (m *Manager) keep(v *vol, path string) func(fusefs.Held) error {
 		return nil
 	}
 	return func(h fusefs.Held) error {
-		b, err := json.Marshal(keptMount{Version: keptVersion, Path: path, Minor: fuseMinor(path), Init: h.Init, Reply: h.Reply})
-		if err != nil {
+		k := keptMount{Version: keptVersion, Path: path, Minor: fuseMinor(path), Init: h.Init, Reply: h.Reply}
+		if err := m.keepMount(m.keptKey(v), k, []*os.File{h.Conn, h.Table}); err != nil {
 			return err
 		}
-		if err := m.d.Keep.Keep(Kept{Key: m.keptKey(v), Data: b, Files: []*os.File{h.Conn, h.Table}}); err != nil {
-			return fmt.Errorf("have the mount kept: %w", err)
-		}
+		m.keepClone(m.keptKey(v), path)
 		return nil
 	}
+}
+
+func (m *Manager) keepMount(key string, k keptMount, files []*os.File) error {
+	b, err := json.Marshal(k)
+	if err != nil {
+		return err
+	}
+	if err := m.d.Keep.Keep(Kept{Key: key, Data: b, Files: files}); err != nil {
+		return fmt.Errorf("have the mount kept: %w", err)
+	}
+	return nil
 }
 
 func (m *Manager) dropKept(key string) {

@@ -230,7 +230,8 @@ func (m *Manager) logger(v *vol, op string) *zerolog.Logger {
 
 // Close stops everything: it unmounts, takes final snapshots, and while ctx
 // lasts and Run runs, uploads them and gives the volumes back. What is left
-// then goes on after the next Open. Close is called once; Run returns by it.
+// then goes on after the next Open. Mounts that are in use and that go on without this process stay (leave); those of FUSE are
+// served until it ends, and the pool stays locked as long. Close is called once; Run returns by it.
 func (m *Manager) Close(ctx context.Context) error {
 	m.mu.Lock()
 	if m.ending {
@@ -264,13 +265,18 @@ func (m *Manager) Close(ctx context.Context) error {
 	m.mu.Unlock()
 	m.end()
 	m.jobs.Wait()
+	serving := false
 	for _, v := range m.all() {
-		if v.live != nil && v.live.how == mountDirect {
+		switch {
+		case v.live == nil:
+		case v.live.how == mountDirect:
 			errs = append(errs, v.live.letGo())
+		default:
+			serving = m.d.Keep != nil && m.d.Keep.Outlives()
 		}
 	}
 	m.mu.Lock()
-	if m.lock != nil {
+	if m.lock != nil && !serving { // else the next daemon waits for the end of this process
 		m.lock.Close()
 		m.lock = nil
 	}
@@ -280,7 +286,7 @@ func (m *Manager) Close(ctx context.Context) error {
 
 // close ends the use of one volume; down bounds the local part of it.
 func (m *Manager) close(ctx, down context.Context, v *vol) error {
-	left, err := m.leaveBound(down, v, ctx.Err() == nil)
+	left, err := m.leave(down, v, ctx.Err() == nil)
 	upload := ctx.Err() == nil && m.isRunning() && m.pub != nil // without a Hive there is nothing to wait for
 	switch {
 	case err != nil:

@@ -125,6 +125,9 @@ func (m *Manager) takeDown(ctx context.Context, v *vol, final bool) error {
 // unserve ends the mount, the fetching, and closes everything.
 func (m *Manager) unserve(l *live) error {
 	minor := fuseMinor(l.path)
+	if l.how == mountFUSE {
+		m.dropKept(cloneKey(l.key)) // the connection ends with the last copy of the mount
+	}
 	err := l.fs.Unmount()
 	for end := time.Now().Add(m.busy); errors.Is(err, unix.EBUSY) && time.Now().Before(end); {
 		time.Sleep(50 * time.Millisecond)
@@ -148,7 +151,9 @@ func (m *Manager) unserve(l *live) error {
 			}
 		}
 	}
-	m.dropKept(l.key)
+	if l.how == mountFUSE {
+		m.dropKept(l.key)
+	}
 	l.cancel()
 	l.wg.Wait()
 	err = l.lazy.Close()

@@ -1,9 +1,11 @@
 package supervise
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,9 +16,10 @@ const EnvSocket = "FRACTAL_SUPERVISOR_FD"
 // Keep is a worker's side. A nil Keep is that of a process without supervisor: nothing is kept, and nothing was.
 // Safe for concurrent use.
 type Keep struct {
-	mu    sync.Mutex
-	fd    int
-	items []Item
+	holder atomic.Bool
+	mu     sync.Mutex
+	fd     int
+	items  []Item
 }
 
 // Attach finds the supervisor of this process, and takes what it kept. nil, nil where there is none. When the supervisor ends, so does this
@@ -47,6 +50,8 @@ func Attach() (*Keep, error) {
 		case kindEnd:
 			go k.watch()
 			return k, nil
+		case kindHolder:
+			k.holder.Store(m.Holder)
 		default:
 			for _, f := range files {
 				f.Close()
@@ -58,11 +63,14 @@ func Attach() (*Keep, error) {
 // watch ends this process when the supervisor is gone: without it nothing would be kept, and the next one needs what this one holds.
 func (k *Keep) watch() {
 	for {
-		_, files, ok, err := receive(k.fd)
+		m, files, ok, err := receive(k.fd)
 		for _, f := range files {
 			f.Close()
 		}
-		if !ok || err != nil && err != errMessage {
+		if ok && err == nil && m.Kind == kindHolder {
+			k.holder.Store(m.Holder)
+		}
+		if !ok || err != nil && !errors.Is(err, errMessage) {
 			_ = unix.Kill(os.Getpid(), unix.SIGKILL)
 			return
 		}
@@ -80,6 +88,9 @@ func (k *Keep) Items() []Item {
 	k.items = nil
 	return all
 }
+
+// Outlives reports whether a holder keeps items that block others when the supervisor ends as well, as far as is known now.
+func (k *Keep) Outlives() bool { return k != nil && k.holder.Load() }
 
 // Put has the item kept, in the place of one with the same key. Its files stay the caller's.
 func (k *Keep) Put(i Item) error {

@@ -26,6 +26,8 @@ const (
 	kindPut   = "put"   // worker: keep this item, in the place of one with the same key
 	kindDrop  = "drop"  // worker: forget the item of this key
 	kindReady = "ready" // worker: everything that was kept is served
+
+	kindHolder = "holder" // supervisor: whether items that block others outlive it from now on
 )
 
 // message is what is sent, without the descriptors that come with it.
@@ -36,6 +38,7 @@ type message struct {
 	Key      string `json:"key,omitempty"`
 	Data     []byte `json:"data,omitempty"`
 	Blocks   bool   `json:"blocks,omitempty"`
+	Holder   bool   `json:"holder,omitempty"`
 }
 
 // Item is something that is kept.
@@ -72,7 +75,12 @@ func (i *Item) close() {
 }
 
 // send writes one message; it waits while the other end reads slowly.
-func send(fd int, m message, files []*os.File) error {
+func send(fd int, m message, files []*os.File) error { return sendFlags(fd, m, files, 0) }
+
+// sendNow writes one message, unless that would have to wait.
+func sendNow(fd int, m message) error { return sendFlags(fd, m, nil, unix.MSG_DONTWAIT) }
+
+func sendFlags(fd int, m message, files []*os.File, flags int) error {
 	b, err := json.Marshal(m)
 	if err != nil {
 		return err
@@ -92,7 +100,7 @@ func send(fd int, m message, files []*os.File) error {
 	}
 	defer runtime.KeepAlive(files)
 	for {
-		err := unix.Sendmsg(fd, b, rights, nil, unix.MSG_NOSIGNAL)
+		err := unix.Sendmsg(fd, b, rights, nil, unix.MSG_NOSIGNAL|flags)
 		if err != unix.EINTR {
 			return err
 		}

@@ -22,7 +22,9 @@ type Options struct {
 	Args []string // of the worker, without the program's name
 	// Hold is how long items that block others are held without a worker that is ready; 0: 60 s.
 	Hold time.Duration
-	Log  zerolog.Logger
+	// Holder is the socket of a holder (Hold), which keeps items that block others beyond this process; it may come and go. Empty: none.
+	Holder string
+	Log    zerolog.Logger
 
 	// path of the program; empty: this one's. Tests set it.
 	path string
@@ -55,6 +57,12 @@ type supervisor struct {
 	fails   int       // workers that died at their start, in a row
 	replace bool      // the worker is being replaced
 	trial   string    // the program of before, while a new one has not become ready
+
+	link     *link // to a holder; nil: none
+	linked   bool  // there has been one
+	links    chan *link
+	reaching bool // one is being looked for
+	reached  time.Time
 }
 
 // worker is a running child.
@@ -90,13 +98,15 @@ func Run(o Options) (code int, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	s := &supervisor{o: o, log: o.Log.With().Str("op", "supervise").Logger(), path: path, exe: path,
-		items: map[string]Item{}, events: make(chan event, 16), signal: make(chan os.Signal, 8), alone: time.Now()}
+		items: map[string]Item{}, events: make(chan event, 16), signal: make(chan os.Signal, 8), alone: time.Now(),
+		links: make(chan *link, 1)}
 	signal.Notify(s.signal, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer signal.Stop(s.signal)
 	return s.run()
 }
 
 func (s *supervisor) run() (int, error) {
+	s.begin()
 	if err := s.start(); err != nil {
 		return 1, err
 	}
@@ -113,8 +123,12 @@ func (s *supervisor) run() (int, error) {
 			if s.onSignal(sig) && s.worker == nil {
 				return 0, nil
 			}
+		case l := <-s.links:
+			s.onLink(l)
 		case <-tick.C:
 			s.expire()
+			s.gone()
+			s.reach()
 		}
 		if s.worker == nil && !again.IsZero() && !time.Now().Before(again) {
 			again = time.Time{}
@@ -176,12 +190,16 @@ func (s *supervisor) message(e event) {
 			i.close()
 			return
 		}
-		old.close()
+		go old.close()
 		s.items[i.Key] = i
+		s.mirrorItem(i.Key)
 	case kindDrop:
 		old := s.items[e.msg.Key]
-		old.close()
+		go old.close() // of a mount, it may wait for the worker
 		delete(s.items, e.msg.Key)
+		if old.Blocks {
+			s.mirror(message{Kind: kindDrop, Key: e.msg.Key}, nil)
+		}
 	case kindReady:
 		e.w.ready, s.served = true, true
 		s.fails = 0
@@ -191,6 +209,11 @@ func (s *supervisor) message(e event) {
 		}
 		ev.Int("worker", e.w.pid).Int("items", len(s.items)).Msg("worker is ready")
 		s.alone, s.trial = time.Time{}, ""
+		s.mirror(message{Kind: kindReady}, nil)
+	default:
+		for _, f := range e.files {
+			f.Close()
+		}
 	}
 }
 
@@ -218,6 +241,7 @@ func (s *supervisor) start() error {
 		s.alone = w.started
 	}
 	_ = cmd.Process.Release() // reap waits for it
+	s.tellOfHolder()
 	go s.talk(w, s.snapshot())
 	return nil
 }
@@ -225,17 +249,11 @@ func (s *supervisor) start() error {
 // snapshot is the items, with descriptors of their own, as they are now.
 func (s *supervisor) snapshot() (all []Item) {
 	for _, key := range slices.Sorted(maps.Keys(s.items)) {
-		i := s.items[key]
-		files := make([]*os.File, 0, len(i.Files))
-		for _, f := range i.Files {
-			fd, err := duplicate(f)
-			if err != nil {
-				s.log.Error().Err(err).Str("key", key).Msg("cannot be handed over")
-				continue
-			}
-			files = append(files, os.NewFile(uintptr(fd), f.Name()))
+		i, err := s.items[key].copy()
+		if err != nil {
+			s.log.Error().Err(err).Str("key", key).Msg("cannot be handed over")
+			continue
 		}
-		i.Files = files
 		all = append(all, i)
 	}
 	return all
@@ -245,16 +263,7 @@ func (s *supervisor) snapshot() (all []Item) {
 func (s *supervisor) talk(w *worker, items []Item) {
 	ended := make(chan syscall.WaitStatus, 1)
 	go func() { ended <- reap(w.pid) }()
-	err := send(w.fd, message{Kind: kindHello, Protocol: protocol, Count: len(items)}, nil)
-	for _, i := range items {
-		if err == nil {
-			err = send(w.fd, message{Kind: kindItem, Key: i.Key, Data: i.Data, Blocks: i.Blocks}, i.Files)
-		}
-		i.close()
-	}
-	if err == nil {
-		err = send(w.fd, message{Kind: kindEnd}, nil)
-	}
+	err := tell(w.fd, items)
 	// An error says that the worker is gone, or about to be.
 	for err == nil {
 		m, files, ok, rerr := receive(w.fd)
@@ -355,8 +364,9 @@ func (s *supervisor) expire() {
 	n := 0
 	for key, i := range s.items {
 		if i.Blocks {
-			i.close()
+			go i.close()
 			delete(s.items, key)
+			s.mirror(message{Kind: kindDrop, Key: key}, nil)
 			n++
 		}
 	}
