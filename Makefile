@@ -29,7 +29,7 @@ PLUGINDIR = build/plugin/$(ARCH)
 PREFIX ?= /usr/local
 UNITS  ?= /etc/systemd/system
 
-.PHONY: kill-upload build test test-docker demo demo-short bench-mount bench-start bench-snapshot bench-fs soak fuzz deps vet clean plugin plugin-rootfs plugin-push install uninstall crash crash-short posix model storm
+.PHONY: kill-upload build test test-docker demo demo-short bench-mount bench-start bench-snapshot bench-fs soak fuzz deps vet clean plugin plugin-rootfs plugin-push install uninstall install-holder uninstall-holder crash crash-short posix model storm
 
 ## build: bin/fractal-lazy, one static file
 build:
@@ -75,10 +75,26 @@ install: build
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 	@echo "Next: systemctl enable --now fractal-lazy"
 
-## uninstall: take both away; volumes stay
+## uninstall: take both away, but for the binary where the holder needs it; volumes stay
 uninstall:
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl disable --now fractal-lazy || true; fi
-	rm -f $(DESTDIR)$(PREFIX)/bin/fractal-lazy $(DESTDIR)$(UNITS)/fractal-lazy.service
+	rm -f $(DESTDIR)$(UNITS)/fractal-lazy.service
+	[ -e $(DESTDIR)$(UNITS)/fractal-lazy-holder.service ] || rm -f $(DESTDIR)$(PREFIX)/bin/fractal-lazy
+
+## install-holder: the binary, and a service that keeps mounts while the plugin is disabled, upgraded or killed
+install-holder: build
+	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/fractal-lazy
+	install -d -m 755 $(DESTDIR)$(UNITS)
+	sed 's|@BIN@|$(PREFIX)/bin|' systemd/fractal-lazy-holder.service >$(DESTDIR)$(UNITS)/fractal-lazy-holder.service
+	chmod 644 $(DESTDIR)$(UNITS)/fractal-lazy-holder.service
+	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
+	@echo "Next: systemctl enable --now fractal-lazy-holder"
+
+## uninstall-holder: take the service away, and the binary where nothing else needs it
+uninstall-holder:
+	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl disable --now fractal-lazy-holder || true; fi
+	rm -f $(DESTDIR)$(UNITS)/fractal-lazy-holder.service
+	[ -e $(DESTDIR)$(UNITS)/fractal-lazy.service ] || rm -f $(DESTDIR)$(PREFIX)/bin/fractal-lazy
 
 ## demo: a database fails over to another machine, and answers at once
 demo: deps build

@@ -2,6 +2,7 @@ package supervise
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -25,6 +26,8 @@ func TestMain(m *testing.M) {
 	switch os.Getenv(asEnv) {
 	case "":
 		os.Exit(m.Run())
+	case "caller":
+		os.Exit(call())
 	case "supervisor":
 		os.Setenv(asEnv, os.Getenv("SUPERVISE_TEST_WORKER"))
 		if os.Getenv("SUPERVISE_TEST_SUBREAPER") != "" {
@@ -35,7 +38,7 @@ func TestMain(m *testing.M) {
 		if p := os.Getenv("SUPERVISE_TEST_PATH"); p != "" {
 			path = p
 		}
-		code, err := Run(Options{Hold: hold, Log: zerolog.New(os.Stderr), path: path})
+		code, err := Run(Options{Hold: hold, Holder: os.Getenv("SUPERVISE_TEST_HOLDER"), Log: zerolog.New(os.Stderr), path: path})
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 		}
@@ -71,6 +74,13 @@ func work(how string) error {
 	if n > 0 && how == "once" {
 		fmt.Printf("broken %d\n", os.Getpid())
 		os.Exit(2)
+	}
+	if how == "idle" { // has nothing kept
+		if err := k.Ready(); err != nil {
+			return err
+		}
+		fmt.Printf("ready %d %s\n", os.Getpid(), strings.Join(said, " "))
+		select {}
 	}
 	if n == 0 {
 		f, err := os.OpenFile(os.Getenv("SUPERVISE_TEST_FILE"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
@@ -311,7 +321,10 @@ func TestRun_ReapsWhatOthersLeave(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	f.Add([]byte(`{"kind":"put","key":"mount/x","data":"aGVsbG8=","blocks":true}`))
+	for _, m := range golden {
+		b, _ := json.Marshal(m)
+		f.Add(b)
+	}
 	f.Add([]byte(`{"kind":"hello","protocol":1,"count":3}`))
 	f.Add([]byte(`{"kind":"item","key":"` + strings.Repeat("k", 600) + `"}`))
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,10 +22,15 @@ import (
 const acknowledger = `exec 3>>/data/open; i=0
 while :; do i=$((i+1)); echo $i | dd of=/data/log oflag=append conv=notrunc,fsync 2>/dev/null && echo $i >&3 && echo "ok $i" || echo "failed at $i"; usleep 20000; done`
 
-// startHolder starts a holder on the host, for the plugin of e. Its folder is taken away in the end, so that no later test finds it.
+// startHolder starts a holder on the host, for the plugin of e.
 func startHolder(t *testing.T, e *engine, limit time.Duration) *kit.Process {
 	t.Helper()
-	p, err := kit.Start(kit.ProcessOptions{Path: e.w.binary, Args: []string{"hold", "--root", e.pool.Dir, "--limit", limit.String(), "--log-level", "debug"}, Log: e.w.path("holder.log")})
+	return holdAt(t, e, e.pool.Dir, limit)
+}
+
+func holdAt(t *testing.T, e *engine, root string, limit time.Duration) *kit.Process {
+	t.Helper()
+	p, err := kit.Start(kit.ProcessOptions{Path: e.w.binary, Args: []string{"hold", "--root", root, "--limit", limit.String(), "--log-level", "debug"}, Log: e.w.path("holder.log")})
 	kit.Must(t, err)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
@@ -158,4 +165,128 @@ func TestHolder_PluginDisabledUnderAContainer(t *testing.T) {
 	e.docker(t, "volume", "rm", "switched")
 }
 
-var _ = filepath.Join
+// An upgrade to another build, with the container at work: Docker keeps the plugin's id, and everything else is new.
+func TestHolder_PluginUpgradedUnderAContainer(t *testing.T) {
+	a, b := the.a, the.b
+	up(t, a)
+	up(t, b)
+	startRegistry(t)
+	one, two := push(t, a, "3.0"), push(t, a, "4.0")
+	root := filepath.Join(b.pool.Dir, "upgraded")
+	kit.Must(t, os.MkdirAll(root, 0o755))
+	holdAt(t, b, root, 5*time.Minute)
+	settings := []string{"state.source=" + root, "FRACTAL_HIVE=" + hiveURL, "FRACTAL_IPFS=" + hiveURL, "FRACTAL_TOKEN=" + the.token}
+	b.docker(t, append([]string{"plugin", "install", "--grant-all-permissions", "--alias", "held", one}, settings...)...)
+	t.Cleanup(func() { b.try("plugin", "rm", "-f", "held") })
+	b.docker(t, "volume", "create", "-d", "held", "-o", "interval=off", "through")
+	n := acknowledging(t, b, "through")
+
+	b.docker(t, "plugin", "disable", "-f", "held")
+	b.docker(t, "plugin", "upgrade", "--grant-all-permissions", "--skip-remote-check", "held", two)
+	b.docker(t, append([]string{"plugin", "set", "held"}, settings...)...)
+	b.docker(t, "plugin", "enable", "held")
+	id := b.docker(t, "plugin", "inspect", "-f", "{{.Id}}", "held")
+	if out, err := exec.Command(the.binary, "status", "--socket", "/run/docker/plugins/"+id+"/fractal-lazy.sock").CombinedOutput(); err != nil || strings.Fields(string(out))[1] != "4.0," {
+		t.Errorf("status: %v: %s", err, out)
+	}
+	acknowledged(t, b, "through", n)
+	if out := b.run(t, []string{"-v", "through:/data:ro"}, "head -n 1 /data/log"); out != "1" {
+		t.Errorf("another container reads %q", out)
+	}
+	b.docker(t, "rm", "-f", "through")
+	b.state(t, "through", "unmounted")
+	b.docker(t, "volume", "rm", "through")
+}
+
+// Nobody enables the plugin again: when the limit is over the container can be ended, and everything that it was told is written is there.
+func TestHolder_LimitLetsContainersEnd(t *testing.T) {
+	e := the.a
+	up(t, e)
+	startHolder(t, e, 5*time.Second)
+	volume(t, e, "given-up", "interval=off")
+	n := acknowledging(t, e, "given-up")
+	e.docker(t, "plugin", "disable", "-f", pluginName)
+	t.Cleanup(func() { up(t, e) })
+	eventually(t, time.Minute, func() error {
+		out, err := e.try("logs", "given-up")
+		if err == nil && !strings.Contains(out, "failed") {
+			err = errors.New("the container still waits")
+		}
+		return err
+	})
+	e.docker(t, "rm", "-f", "given-up")
+	up(t, e)
+	out := e.run(t, []string{"-v", "given-up:/data"}, "wc -l </data/log; tail -n 1 /data/log")
+	if f := strings.Fields(out); len(f) != 2 || f[0] != f[1] || number(f[0]) < n {
+		t.Errorf("%d lines were acknowledged, and there are %q", n, out)
+	}
+	e.state(t, "given-up", "unmounted")
+	e.docker(t, "volume", "rm", "given-up")
+}
+
+func number(text string) int {
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		return -1
+	}
+	return n
+}
+
+// The driver as a service of the host, which is restarted, and killed.
+func TestHolder_ServiceRestartedUnderAContainer(t *testing.T) {
+	e := the.a
+	up(t, e)
+	kit.Must(t, os.MkdirAll("/run/docker/plugins", 0o755))
+	driver := tag(the.dir) + "-held"
+	socket := filepath.Join("/run/docker/plugins", driver+".sock")
+	root := filepath.Join(e.pool.Dir, driver)
+	kit.Must(t, os.MkdirAll(root, 0o755))
+	holdAt(t, e, root, time.Minute)
+	p := legacy(t, e, driver, socket)
+	e.docker(t, "volume", "create", "-d", driver, "-o", "interval=off", "service")
+	n := acknowledging(t, e, "service")
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	kit.Must(t, p.Term(ctx))
+	p = legacy(t, e, driver, socket)
+	n = acknowledged(t, e, "service", n)
+	p.Kill9()
+	p = legacy(t, e, driver, socket)
+	acknowledged(t, e, "service", n)
+	e.docker(t, "rm", "-f", "service")
+	e.state(t, "service", "unmounted")
+	e.docker(t, "volume", "rm", "service")
+	kit.Must(t, p.Term(ctx))
+}
+
+func TestHolder_MakeInstallHolderPutsTheServiceInPlace(t *testing.T) {
+	dest := t.TempDir()
+	call := func(target string) {
+		t.Helper()
+		cmd := exec.Command("make", "-C", "../..", target, "DESTDIR="+dest, "PREFIX=/opt/fl", "BINARY="+filepath.Join(t.TempDir(), "built"))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("make %s: %v: %s", target, err, out)
+		}
+	}
+	call("install-holder")
+	file, binary := filepath.Join(dest, "etc/systemd/system/fractal-lazy-holder.service"), filepath.Join(dest, "opt/fl/bin/fractal-lazy")
+	unit, err := os.ReadFile(file)
+	kit.Must(t, err)
+	if !strings.Contains(string(unit), "\nExecStart=/opt/fl/bin/fractal-lazy hold\n") {
+		t.Errorf("unit:\n%s", unit)
+	}
+	if out, err := exec.Command(binary, "hold", "--help").CombinedOutput(); err != nil {
+		t.Errorf("the installed binary: %v: %s", err, out)
+	}
+	call("install")
+	call("uninstall")
+	if _, err := os.Stat(binary); err != nil {
+		t.Errorf("uninstall has taken the holder's binary away: %v", err)
+	}
+	call("uninstall-holder")
+	for _, left := range []string{file, binary} {
+		if _, err := os.Stat(left); !os.IsNotExist(err) {
+			t.Errorf("%s is left: %v", left, err)
+		}
+	}
+}
