@@ -29,7 +29,7 @@ PLUGINDIR = build/plugin/$(ARCH)
 PREFIX ?= /usr/local
 UNITS  ?= /etc/systemd/system
 
-.PHONY: kill-upload build test test-docker demo demo-short bench-mount bench-start bench-snapshot bench-fs soak fuzz deps vet clean plugin plugin-rootfs plugin-push install uninstall install-holder uninstall-holder crash crash-short posix model storm
+.PHONY: kill-upload build test test-docker demo demo-short bench-failover bench-mount bench-start bench-snapshot bench-fs soak fuzz deps vet clean plugin plugin-rootfs plugin-push install uninstall install-holder uninstall-holder crash crash-short posix model storm
 
 ## build: bin/fractal-lazy, one static file
 build:
@@ -103,6 +103,10 @@ demo: deps build
 ## demo-short: the same with a quarter of the data
 demo-short: deps build
 	$(GO) run ./tests/demo -binary $(BINARY) -short
+
+## bench-failover: what a recorded working set brings (BENCH="-rtt 50ms -rate 20000000 -working 5" for another link and more rounds)
+bench-failover: deps build
+	$(GO) run ./tests/demo -binary $(BINARY) -short -working 3 $(BENCH)
 
 ## bench-mount: how long mounting takes, with 1,000 files and with 100,000
 bench-mount: deps build

@@ -50,6 +50,9 @@ func (f *FS) open(c *call, ino uint64, flags uint32, kill bool, out *fuse.OpenOu
 // opened makes h, of which the node's reference becomes its own, an open handle.
 func (f *FS) opened(c *call, flags uint32, h *handle, out *fuse.OpenOut) {
 	h.append = flags&unix.O_APPEND != 0
+	if f.opt.Opened != nil {
+		f.opt.Opened(h.node.ino)
+	}
 	f.enterMode(h, flags, out)
 	f.handles.add(h, c.request())
 	out.Fh = h.id

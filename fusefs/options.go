@@ -32,6 +32,8 @@ type Options struct {
 	Timeouts Timeouts
 	// Observe is told the name and the time of each operation, after it. nil: nobody.
 	Observe func(op string, took time.Duration)
+	// Opened is told the inode number of each regular file that is opened or made, before the application has it, and must not wait. nil: nobody.
+	Opened func(ino uint64)
 	// Without switches off what makes a mount faster.
 	Without Without
 	// Hold is given, before the mount is used, what another process needs to go on with it after this one; see Resume. The files are

@@ -7,6 +7,9 @@
 // missing bytes carries its reference too, and which bytes are missing follows
 // from the file itself. So data and mark cannot disagree after a crash.
 //
+// What comes first of the rest: what a reader waits for; then the working set that was recorded with the snapshot (foresee.go), directories, small
+// files, large ones.
+//
 // # State of a sector
 //
 // For each 4 KiB sector of a file with a pending mark, in this order:

@@ -66,6 +66,8 @@ type fetcher struct {
 	line   *pace.User                 // shared with other volumes; nil: no limit
 	nodes  snapshot.Getter            // on this machine; nil: none
 
+	foreseen foreseen
+
 	mu       sync.Mutex
 	calls    map[cid.Cid]*call
 	landed   map[cid.Cid]*call // arrived, and in use by those who waited
@@ -169,10 +171,8 @@ func (f *fetcher) data(ctx context.Context, c cid.Cid, keep bool) (b []byte, don
 // at the priority of ctx. The fetch itself runs on the volume's context: it
 // outlives a reader who gives up.
 func (f *fetcher) Get(ctx context.Context, c cid.Cid) ([]byte, error) {
-	if f.nodes != nil && c.Prefix().Codec == store.DagCBOR {
-		if b, err := f.nodes.Get(ctx, c); err == nil {
-			return b, nil
-		}
+	if b := f.here(ctx, c); b != nil {
+		return b, nil
 	}
 	b, done, err := f.get(ctx, c, false)
 	if err == nil {
@@ -181,9 +181,24 @@ func (f *fetcher) Get(ctx context.Context, c cid.Cid) ([]byte, error) {
 	return b, err
 }
 
+// here returns a node that is on this machine, else nil.
+func (f *fetcher) here(ctx context.Context, c cid.Cid) []byte {
+	if f.nodes == nil || c.Prefix().Codec != store.DagCBOR {
+		return nil
+	}
+	b, err := f.nodes.Get(ctx, c)
+	if err != nil {
+		return nil
+	}
+	return b
+}
+
 // get is Get from the store. Until done is called the block is not fetched again. Where content is set and the cache has the opened
 // block, it returns no block and no done.
 func (f *fetcher) get(ctx context.Context, c cid.Cid, content bool) (b []byte, done func(), err error) {
+	if b := f.foreseen.get(c); b != nil {
+		return b, func() {}, nil
+	}
 	u := urgencyOf(ctx)
 	k, shared := f.join(c, u.p, content)
 	if k == nil {

@@ -170,6 +170,9 @@ func (f *file) Read(ctx context.Context, off, n uint64) error {
 	if end < off {
 		end = wire.MaxFileSize
 	}
+	if f.t.opt.Used != nil {
+		f.t.opt.Used(f.ino, off, end-off)
+	}
 	f.readAhead(off, end)
 	return f.bring(ctx, off, end)
 }

@@ -72,23 +72,24 @@ type hydrator struct {
 	lastErr atomic.Pointer[error]
 }
 
-// Run brings what Options.Prefetch asks for, in the background: directories
-// first, then small files, then the rest, each in the order of inode numbers,
+// Run brings what Options.Prefetch asks for, in the background: what the application
+// is known to need first, then directories, then small files, then the rest, each in the order of inode numbers,
 // which is about the order of their blocks. It returns nil when the volume is complete, else
 // the error of ctx or of a disk that fails.
 func (t *Tree) Run(ctx context.Context) error {
 	if t.complete.Load() {
 		return nil
 	}
+	var beside sync.WaitGroup
+	defer beside.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(t.ctx, cancel)()
+	beside.Go(func() { t.foresee(ctx, t.wanted()) })
 
 	pause := minPause
 	for {
-		t.mu.Lock()
-		want := t.want
-		t.mu.Unlock()
+		want := t.wanted()
 		h := &hydrator{t: t, slots: make(chan struct{}, hydrating)}
 		complete, err := h.pass(withPriority(ctx, background), want)
 		if complete && err == nil {
@@ -120,6 +121,12 @@ func (t *Tree) Run(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+func (t *Tree) wanted() Prefetch {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.want
 }
 
 // pass goes once through everything and reports whether nothing is remote.

@@ -16,6 +16,7 @@ import (
 	"fractal-lazy/snapshot"
 	"fractal-lazy/store"
 
+	"github.com/ipfs/go-cid"
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 )
@@ -34,6 +35,8 @@ type Options struct {
 	Log          zerolog.Logger
 	// Observe is told of each event that has to do with fetching, and must not block; nil: nobody.
 	Observe func(e Event, took time.Duration)
+	// Used is told of each range of a file with something remote that an application reads, before it is brought, and must not wait; nil: nobody.
+	Used func(ino, off, n uint64)
 }
 
 var (
@@ -51,7 +54,9 @@ type Tree struct {
 	reader *snapshot.Reader
 	commit *committer
 	finish *finisher
-	hidden int // descriptor of the hidden folder; -1: there is none
+	hidden int     // descriptor of the hidden folder; -1: there is none
+	root   cid.Cid // of the snapshot that content is taken from; undefined: complete
+	fresh  bool    // nobody has looked into its root directory
 
 	sources []*source     // set by Open
 	taken   atomic.Uint64 // bytes of content that came from them
@@ -116,6 +121,9 @@ func Open(ctx context.Context, bt *backing.Tree, st store.Store, s *seal.Sealer,
 	t.commit = newCommitter(bt.RootFD(), m != nil)
 	t.finish = newFinisher(t)
 	if m != nil {
+		t.root = m.Root
+		d, err := mark.GetDir(mark.FD(bt.RootFD()))
+		t.fresh = err == nil && d != nil // a damaged one is met by who looks into it
 		t.count.open(m)
 		t.openSources()
 	}

@@ -111,6 +111,7 @@ func (p *Publisher) buildOnce(ctx context.Context, j *Job, progress *reporter, w
 
 	up := newUploader(ctx, p.store, !j.Base.Root.Defined() && !j.source().Root.Defined(), j.Line, progress.sent)
 	defer up.Abort()
+	opt.Trace = workingSet(j, tree, &info, base, sentFirst{p.nodes, up}, sealer)
 	if b.root, _, b.stats, err = snapshot.Build(ctx, root, &cachingSink{up, p.nodes}, sealer, opt); err != nil {
 		return b, err
 	}
@@ -165,7 +166,6 @@ func (p *Publisher) openBase(ctx context.Context, j *Job, w *walker, s *seal.Sea
 		return nil, done, err
 	}
 	opt.Have = seen.has
-	opt.Trace = root.Trace // the recorded working set stays until there is another
 	if from.Local == "" {
 		return &root, done, nil
 	}

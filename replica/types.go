@@ -65,6 +65,7 @@ type Job struct {
 	Source      *Source // nil: the data grew out of Base
 	ChunkSize   uint32  // bytes; 0: the base's, or the default
 	Compression snapshot.Compression
+	Working     *Working // nil: nothing is known of it
 	// Line is what the blocks are sent over; nil: no limit.
 	Line     *pace.User
 	Progress func(Progress) // may be nil; called at most a few times a second, from any goroutine, never at once

@@ -88,14 +88,21 @@ func (u *uploader) Put(ctx context.Context, b store.Block) error {
 
 // Finish sends what is left and returns when all is stored, or the first error. No Put may be running or follow.
 func (u *uploader) Finish() error {
+	err := u.Flush()
+	u.Abort()
+	return err
+}
+
+// Flush is Finish of what was put until now; more may be put afterwards.
+func (u *uploader) Flush() error {
 	u.mu.Lock()
 	u.sendLocked()
 	u.mu.Unlock()
 	// All room is free when every batch has come back.
-	_ = u.room.Acquire(u.ctx, maxWaiting) // it fails with u.ctx only, which is looked at here:
-	err := context.Cause(u.ctx)
-	u.Abort()
-	return err
+	if u.room.Acquire(u.ctx, maxWaiting) == nil { // it fails with u.ctx only, which is looked at here:
+		u.room.Release(maxWaiting)
+	}
+	return context.Cause(u.ctx)
 }
 
 // Abort ends the upload and waits for its goroutines. After Finish it does nothing.

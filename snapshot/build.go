@@ -144,7 +144,13 @@ func (b *builder) build(root Node) (cid.Cid, wire.Root, error) {
 	default:
 		return cid.Undef, wire.Root{}, errors.New("the tree was not finished; this is a bug")
 	}
-	top := wire.Root{ChunkSize: b.opt.ChunkSize, Attr: root.Attr, Dir: *b.root, Trace: b.opt.Trace}
+	top := wire.Root{ChunkSize: b.opt.ChunkSize, Attr: root.Attr, Dir: *b.root}
+	if b.opt.Trace != nil {
+		var err error
+		if top.Trace, err = b.opt.Trace(b.ctx, &top.Dir, b.putTrace); err != nil {
+			return cid.Undef, wire.Root{}, fmt.Errorf("working set: %w", err)
+		}
+	}
 	links, payload, err := wire.EncodeRoot(&top)
 	if err != nil {
 		return cid.Undef, wire.Root{}, err
@@ -215,6 +221,14 @@ func (b *builder) putNode(w *worker, kind seal.Kind, links []cid.Cid, payload []
 	return b.put(store.DagCBOR, block)
 }
 
+func (b *builder) putTrace(t *wire.Trace) (cid.Cid, error) {
+	links, payload, err := wire.EncodeTrace(t)
+	if err != nil {
+		return cid.Undef, err
+	}
+	return b.putNode(b.walker, seal.KindTrace, links, payload)
+}
+
 func (b *builder) progress() {
 	if b.opt.Progress != nil {
 		b.opt.Progress(b.filesDone.Load(), b.bytesRead.Load())
@@ -226,21 +240,4 @@ func (b *builder) stats() Stats {
 		Files: b.files.Load(), Dirs: b.dirs.Load(), BytesRead: b.bytesRead.Load(),
 		Blocks: b.blocks.Load(), Bytes: b.bytes.Load(), FilesKept: b.kept.Load(),
 	}
-}
-
-// PutTrace stores a recorded working set, for Options.Trace.
-func PutTrace(ctx context.Context, sink Sink, s *seal.Sealer, t *wire.Trace) (cid.Cid, error) {
-	links, payload, err := wire.EncodeTrace(t)
-	if err != nil {
-		return cid.Undef, fmt.Errorf("put trace: %w", err)
-	}
-	block, err := new(encoder).sealNode(s, seal.KindTrace, links, payload)
-	if err != nil {
-		return cid.Undef, fmt.Errorf("put trace: %w", err)
-	}
-	c := store.Sum(store.DagCBOR, block)
-	if err := sink.Put(ctx, store.Block{CID: c, Data: block}); err != nil {
-		return cid.Undef, fmt.Errorf("put trace: %w", err)
-	}
-	return c, nil
 }

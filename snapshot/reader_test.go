@@ -266,11 +266,14 @@ func TestTrace_ComesBack(t *testing.T) {
 	for c := range sink.m {
 		used.Blocks = append(used.Blocks, c)
 	}
-	trace, err := PutTrace(t.Context(), sink, testKey(1), &used)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, _, _ := mustBuild(t, tree, sink, testKey(1), Options{Trace: trace})
+	var trace cid.Cid
+	c, _, _ := mustBuild(t, tree, sink, testKey(1), Options{Trace: func(_ context.Context, dir *wire.DirRef, put PutTrace) (_ cid.Cid, err error) {
+		if dir.Files == 0 || sink.m[dir.Node] == nil {
+			t.Errorf("asked for before the tree was put: %v", dir)
+		}
+		trace, err = put(&used)
+		return trace, err
+	}})
 	r := NewReader(sink, testKey(1))
 	root, err := r.Root(t.Context(), c)
 	if err != nil || root.Trace != trace {

@@ -78,7 +78,9 @@ type Options struct {
 	ChunkSize   uint32 // bytes; a power of two, wire.MinChunk to wire.MaxChunk
 	Compression Compression
 	Workers     int // sealing goroutines; 0: GOMAXPROCS
-	Trace       cid.Cid
+	// Trace, where set, returns the working set to go with the tree, whose root directory dir and all below it were put by then: the CID
+	// that put, which stores one, returned, or that of an equal tree before; cid.Undef: there is none.
+	Trace func(ctx context.Context, dir *wire.DirRef, put PutTrace) (cid.Cid, error)
 	// Progress, where set, is told of files done and bytes read so far; from
 	// any goroutine, so that a lower number may follow a higher one.
 	Progress func(files, bytes uint64)
@@ -86,6 +88,9 @@ type Options struct {
 	// they link to: they are not put. From any goroutine.
 	Have func(c cid.Cid) bool
 }
+
+// PutTrace stores a recorded working set. Its blocks have to be of the tree that is built.
+type PutTrace func(t *wire.Trace) (cid.Cid, error)
 
 // Stats counts what a Build did.
 type Stats struct {

@@ -72,6 +72,7 @@ type Manager struct {
 	boot   string
 	answer time.Duration // answerIn
 	busy   time.Duration // busyFor
+	record time.Duration // recordFor
 
 	life   context.Context // ends with Close; everything in the background runs under it
 	end    context.CancelFunc
@@ -122,7 +123,7 @@ func Open(ctx context.Context, d Deps, o Options) (*Manager, error) {
 	if d.Now == nil {
 		d.Now = time.Now
 	}
-	m := &Manager{d: d, o: o, log: d.Log, now: d.Now, store: d.Store, boot: bootID(), answer: answerIn, busy: busyFor,
+	m := &Manager{d: d, o: o, log: d.Log, now: d.Now, store: d.Store, boot: bootID(), answer: answerIn, busy: busyFor, record: recordFor,
 		wake: make(chan struct{}, 1), vols: map[string]*vol{}, machine: o.Machine}
 	m.up, m.down = pace.NewLine(o.Upload), pace.NewLine(o.Download)
 	m.life, m.end = context.WithCancel(context.Background())

@@ -52,9 +52,15 @@ func (m *Manager) serve(ctx context.Context, v *vol, h *held) (_ *live, err erro
 	if err != nil {
 		return nil, err
 	}
+	var rec *recorder
+	var used func(ino, off, n uint64)
+	if h == nil && !v.isView() { // a mount that goes on was begun long ago
+		rec = newRecorder()
+		used = rec.read
+	}
 	l.lazy, err = lazy.Open(ctx, l.tree, m.storeOf(v), sealer, lazy.Options{
 		FetchTimeout: v.set.fetchTimeout, Prefetch: prefetch, Volume: v.name, Log: log, Observe: m.observeFetches(v),
-		Nodes: m.nodeCache(), Sources: m.sources(v), Line: m.down.User(nil),
+		Nodes: m.nodeCache(), Sources: m.sources(v), Line: m.down.User(nil), Used: used,
 	})
 	if err != nil {
 		return nil, err
@@ -72,6 +78,10 @@ func (m *Manager) serve(ctx context.Context, v *vol, h *held) (_ *live, err erro
 	l.key = m.keptKey(v)
 	if f := m.figures(v); f != nil {
 		opt.Observe = f.Op
+	}
+	if rec != nil {
+		opt.Opened = rec.opened
+		l.wg.Go(func() { m.recordWorking(run, v, l.tree, rec) })
 	}
 	if l.size != nil {
 		opt.Limit, opt.Grew, opt.Measure = l.size.limit, l.size.grew, l.size.again

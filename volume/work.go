@@ -127,7 +127,7 @@ func (m *Manager) publish(ctx context.Context, v *vol, s snapRecord) error {
 	var sent uint64
 	res, err := m.pub.Publish(ctx, replica.Job{
 		Volume: v.name, Key: v.key, Machine: m.id(), Snapshot: v.snap(s.ID), Created: s.Created, Base: base, Source: source,
-		ChunkSize: v.set.chunkSize, Compression: v.set.compression, Line: m.up.User(v.hurries),
+		ChunkSize: v.set.chunkSize, Compression: v.set.compression, Working: v.working(), Line: m.up.User(v.hurries),
 		Progress: func(p replica.Progress) {
 			v.mutate(func() {
 				v.uploadIs, sent = Progress{Phase: p.Phase, Done: max(p.Bytes, p.BytesUploaded)}, p.BytesUploaded

@@ -10,6 +10,8 @@
 // command prints one table, checks every row's checksum with the network
 // unplugged, and leaves nothing mounted or running.
 //
+// With -working it compares failovers with and without a recorded working set instead (working.go).
+//
 //	make demo
 //	go run ./tests/demo -binary bin/fractal-lazy [-short]
 package main

@@ -31,23 +31,33 @@ func main() {
 	binary := flag.String("binary", "bin/fractal-lazy", "the driver to show")
 	isShort := flag.Bool("short", false, "a quarter of the data")
 	keep := flag.Bool("keep-logs", false, "keep the logs in the work folder")
+	working := flag.Int("working", 0, "instead, compare failovers with and without a recorded working set, so many times")
+	rtt := flag.Duration("rtt", full.link.RTT, "round trip of the link")
+	rate := flag.Int64("rate", full.link.Down, "bits a second of the link, in each direction")
 	flag.Parse()
 	s := full
 	if *isShort {
 		s = short
 	}
+	s.link = kit.Link{RTT: *rtt, Up: *rate, Down: *rate}
+	play := (*demo).play
+	limit := 5 * time.Minute
+	if *working > 0 {
+		play = func(d *demo, ctx context.Context) error { return d.compare(ctx, *working) }
+		limit += time.Duration(*working) * time.Minute
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	ctx, cancel := context.WithTimeoutCause(ctx, 5*time.Minute, errors.New("the demo took more than 5 minutes"))
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("the demo took more than %v", limit))
 	defer cancel()
-	if err := run(ctx, *binary, s, *keep); err != nil {
+	if err := run(ctx, *binary, s, *keep, play); err != nil {
 		fmt.Fprintln(os.Stderr, "demo failed:", err)
 		os.Exit(1)
 	}
 }
 
 // run plays the demo in a new folder and takes everything away again.
-func run(ctx context.Context, binary string, s size, keep bool) (err error) {
+func run(ctx context.Context, binary string, s size, keep bool, play func(*demo, context.Context) error) (err error) {
 	if os.Getuid() != 0 {
 		return errors.New("mounting needs root: run it with sudo")
 	}
@@ -63,7 +73,7 @@ func run(ctx context.Context, binary string, s size, keep bool) (err error) {
 		return err
 	}
 	d := &demo{dir: dir, binary: binary, size: s}
-	err = d.play(ctx)
+	err = play(d, ctx)
 	if err != nil {
 		d.showLogs()
 	}
