@@ -120,3 +120,9 @@ type Names interface {
 type Flags interface {
 	Steady(do func() error) error
 }
+
+// Caps is what a Residency may also offer: the capabilities of the regular file at path (of a descriptor) where it keeps them; nil where it does not.
+// Writing what was fetched takes them from the inode, and a crash may come before they are back. It is asked under Look.
+type Caps interface {
+	Caps(path string) ([]byte, error)
+}

@@ -52,6 +52,9 @@ func (f *FS) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, attr string, des
 		if n, err = unix.Fgetxattr(fd, attr, dest); err == unix.EBADF { // O_PATH
 			n, err = unix.Getxattr(procPath(fd), attr, dest)
 		}
+		if err == unix.ENODATA && attr == capsXattr {
+			n, err = f.lostCaps(fd, dest)
+		}
 		return err
 	})
 	if open != nil {
@@ -61,6 +64,26 @@ func (f *FS) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, attr string, des
 		return 0, c.end(err)
 	}
 	return uint32(n), c.end(nil)
+}
+
+// lostCaps is getxattr of the capabilities that the inode behind fd should have, where it has none.
+func (f *FS) lostCaps(fd int, dest []byte) (int, error) {
+	res, ok := f.res.(Caps)
+	if !ok || f.res.Complete() {
+		return 0, unix.ENODATA
+	}
+	caps, err := res.Caps(procPath(fd))
+	switch {
+	case err != nil:
+		return 0, err
+	case len(caps) == 0:
+		return 0, unix.ENODATA
+	case len(dest) == 0:
+		return len(caps), nil
+	case len(dest) < len(caps):
+		return 0, unix.ERANGE
+	}
+	return copy(dest, caps), nil
 }
 
 // Before a write, a truncation, a preallocation or a copy the kernel takes the capabilities of a file away, by a REMOVEXATTR of its own. Of a file that
@@ -101,6 +124,9 @@ func (f *FS) ListXAttr(cancel <-chan struct{}, h *fuse.InHeader, dest []byte) (u
 		n, err := unix.Listxattr(procPath(fd), buf)
 		if err == nil {
 			list = buf[:n]
+			if _, lost := f.lostCaps(fd, nil); lost == nil && !bytes.Contains(append([]byte{0}, list...), []byte("\x00"+capsXattr+"\x00")) {
+				list = append(list, capsXattr+"\x00"...)
+			}
 		}
 		return err
 	})

@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"fractal-lazy/backing"
+	"fractal-lazy/mark"
 	"fractal-lazy/snapshot/wire"
 
 	"golang.org/x/sys/unix"
@@ -74,6 +75,15 @@ func getCaps(fd int) ([]byte, error) {
 		return nil, nil
 	}
 	return b, err
+}
+
+// Caps implements fusefs.Caps.
+func (t *Tree) Caps(path string) ([]byte, error) {
+	m, err := mark.GetFile(path)
+	if err != nil || m == nil || !m.Attributes() {
+		return nil, err
+	}
+	return m.Caps, nil
 }
 
 func setCaps(fd int, caps []byte) error {

@@ -7,6 +7,7 @@ import (
 
 	"fractal-lazy/backing"
 	"fractal-lazy/fusefs"
+	"fractal-lazy/mark"
 	"fractal-lazy/snapshot/wire"
 
 	"golang.org/x/sync/errgroup"
@@ -195,34 +196,61 @@ func (f *file) slice(w wire.Window, block []byte, r wire.Range) ([]byte, error) 
 }
 
 // quietlyLocked runs do, which writes to the file, so that only its content
-// changes: a write clears capabilities and moves times. Where the mark keeps
-// the attributes, the times are left for the end, since nobody sees them.
+// changes: a write clears capabilities and moves times.
+//
+// Order: 1 the mark holds times, capabilities and flags, where it does not yet; 2 the write; 3 the capabilities, which are read from the
+// inode. The times follow when an application changes the file, or when it is finished: till then nobody sees those of the inode. After a crash the mark is
+// right, whatever the inode says. So many windows in a row cost one mark.
 func (f *file) quietlyLocked(do func() error) error {
 	f.t.still.RLock() // no snapshot in the middle of it
 	defer f.t.still.RUnlock()
-	if f.m.Kept {
-		err := do()
-		if len(f.m.Caps) == 0 {
-			return err
-		}
-		return errors.Join(err, f.t.quietLifted(f.fd, func() error { return setCaps(f.fd, f.m.Caps) }))
-	}
-	st, err := backing.Statx(f.fd)
-	if err != nil {
-		return err
-	}
-	caps, err := getCaps(f.fd)
+	attr, full, err := f.holdLocked()
 	if err != nil {
 		return err
 	}
 	err = do() // a part of it may have been done before an error
+	if len(attr.Caps) == 0 && !full {
+		return err
+	}
 	return errors.Join(err, f.t.quietLifted(f.fd, func() error {
-		ts := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, timespec(wireTime(st.Mtime))}
-		if err := unix.UtimesNanoAt(unix.AT_FDCWD, fdPath(f.fd), ts, 0); err != nil {
-			return err
+		if full {
+			if err := setMtime(f.fd, attr.Mtime); err != nil {
+				return err
+			}
 		}
-		return setCaps(f.fd, caps)
+		return setCaps(f.fd, attr.Caps)
 	}))
+}
+
+// holdLocked has the mark hold the attributes, and returns a mark that does. full: that is not the one on disk, which has no room for them; so they have to be put
+// back at once, and a crash before that loses them. (Only a mark of a version before this one can be so long.)
+func (f *file) holdLocked() (attr *mark.File, full bool, err error) {
+	if f.m.Attributes() {
+		return f.m, false, nil
+	}
+	m := *f.m
+	m.Held = true
+	st, err := backing.Statx(f.fd)
+	if err != nil {
+		return nil, false, err
+	}
+	m.Mtime = wireTime(st.Mtime)
+	if m.Caps, err = getCaps(f.fd); err != nil {
+		return nil, false, err
+	}
+	flags, err := backing.GetFlags(f.fd)
+	if err != nil {
+		return nil, false, err
+	}
+	m.Flags = flags & protectedFlags
+	err = f.t.quietLifted(f.fd, func() error { return f.writeMarkLocked(&m) })
+	switch {
+	case errors.Is(err, mark.ErrFull):
+		return &m, true, nil
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		err = fmt.Errorf("%w: %w", fusefs.ErrNoSpace, err)
+	}
+	return &m, false, err
 }
 
 // pwrite writes all of b at off.

@@ -235,13 +235,21 @@ type needs struct {
 func (f *file) change(ctx context.Context, exclusive bool, ask func(size uint64) (needs, error), do func() error) error {
 	ctx, cancel := timeout(withPriority(ctx, reader), f.t.opt.FetchTimeout, f.t.opt.Volume)
 	defer cancel()
-	lock, unlock := f.mu.RLock, f.mu.RUnlock
-	if exclusive {
-		lock, unlock = f.mu.Lock, f.mu.Unlock
-	}
 	for {
+		lock, unlock := f.mu.RLock, f.mu.RUnlock
+		if exclusive {
+			lock, unlock = f.mu.Lock, f.mu.Unlock
+		}
 		lock()
 		step, zero, err := f.stepLocked(ask)
+		if err == nil && step == nil && !f.local.Load() && f.m.Attributes() {
+			if !exclusive {
+				exclusive = true // the hand-over and do are one: or else one window after the other could come between
+				unlock()
+				continue
+			}
+			err = f.unkeepLocked()
+		}
 		if err == nil && step == nil {
 			err = f.zeroedLocked(zero, do)
 			unlock()
@@ -271,7 +279,6 @@ func (f *file) stepLocked(ask func(size uint64) (needs, error)) (step func(conte
 		if pending || err != nil {
 			return f.fillNames, zero, err
 		}
-		return f.unkeep, zero, nil
 	}
 	size, err := f.sizeLocked()
 	if err != nil {
@@ -315,17 +322,12 @@ func (f *file) stepLocked(ask func(size uint64) (needs, error)) (step func(conte
 	return nil, zero, nil
 }
 
-// unkeep hands the attributes over to the inode: from now on what the
-// application sets counts, and fetching puts back what it finds.
+// unkeepLocked hands the attributes over to the inode: what the
+// application sets from now on counts, until a fetch has the mark hold what it finds. mu is held exclusively.
 //
 // Order: 1 flags, times, capabilities on the inode; 2 the mark. A crash between
 // leaves a mark that says the same as the inode.
-func (f *file) unkeep(context.Context) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.local.Load() || !f.m.Kept {
-		return nil
-	}
+func (f *file) unkeepLocked() error {
 	if f.fd < 0 {
 		return f.t.closed()
 	}
@@ -337,7 +339,7 @@ func (f *file) unkeep(context.Context) error {
 			return err
 		}
 		m := *f.m
-		m.Kept = false
+		m.Kept, m.Held = false, false
 		return f.writeMarkLocked(&m)
 	})
 }

@@ -310,11 +310,13 @@ func (f *file) restore() (bool, error) {
 	if f.local.Load() || f.fd < 0 {
 		return false, nil
 	}
-	if !f.m.Kept {
+	if !f.m.Attributes() {
 		return true, nil
 	}
-	if pending, err := f.namesPending(); pending || err != nil {
-		return false, err
+	if f.m.Kept {
+		if pending, err := f.namesPending(); pending || err != nil {
+			return false, err
+		}
 	}
 	return true, f.t.lifted(f.fd, f.restoreLocked)
 }
@@ -323,7 +325,10 @@ func (f *file) restore() (bool, error) {
 // until which the file has to stay locked.
 func (f *file) settleLocked() (time.Time, error) {
 	if !f.m.Kept {
-		return time.Time{}, f.t.lifted(f.fd, func() error { return mark.Remove(mark.FD(f.fd), mark.FileName) })
+		if err := f.t.lifted(f.fd, func() error { return mark.Remove(mark.FD(f.fd), mark.FileName) }); err != nil || !f.m.Held {
+			return time.Time{}, err
+		}
+		return time.Time{}, f.t.protect(f.fd, f.m.Flags)
 	}
 	m := &mark.File{State: mark.Clean, Content: f.m.Content, Ctime: f.m.Ctime}
 	for {

@@ -2,18 +2,45 @@ package lazy_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"fractal-lazy/backing"
 	"fractal-lazy/lazy"
 	"fractal-lazy/replica"
 
 	"golang.org/x/sys/unix"
 )
 
-// TestFreeze_SeesNoFileInTheMiddleOfAFetch : a write spoils the times and takes the capabilities away, until they are put back.
+// A write spoils the times and takes the capabilities away. What they were is known at any moment, to who makes a snapshot, and after a crash.
+
 func TestFreeze_SeesNoFileInTheMiddleOfAFetch(t *testing.T) {
+	spoilt(t, func(v *volume, _ int, look func(path string)) {
+		check(t, v.Freeze(func() error {
+			look(filepath.Join(v.path, "f"))
+			_, err := unix.Getxattr(filepath.Join(v.path, "f"), "security.capability", nil)
+			if err != nil {
+				t.Errorf("capabilities: %v", err) // a reader of this moment asks the inode
+			}
+			return nil
+		}))
+	})
+}
+
+// A snapshot that waits for nobody is what a crash at that moment leaves.
+func TestCrash_WhileFetchingKeepsTheAttributes(t *testing.T) {
+	spoilt(t, func(v *volume, n int, look func(path string)) {
+		image := fmt.Sprintf("%s-crash%d", v.path, n)
+		check(t, backing.Snapshot(v.path, image, true))
+		look(filepath.Join(image, "f"))
+	})
+}
+
+// spoilt calls do again and again while a file that an application has changed is fetched. look looks at its attributes.
+func spoilt(t *testing.T, do func(v *volume, n int, look func(path string))) {
 	w := newWorld(t)
 	src := w.subvolume()
 	check(t, os.WriteFile(filepath.Join(src, "f"), noise(1, 24<<20), 0o644))
@@ -35,16 +62,24 @@ func TestFreeze_SeesNoFileInTheMiddleOfAFetch(t *testing.T) {
 		_, err := h.read(0, 24<<20)
 		done <- err
 	}()
-	for {
-		check(t, v.Freeze(func() error {
-			var st unix.Stat_t
-			check(t, unix.Stat(path, &st))
-			_, err := unix.Getxattr(path, "security.capability", nil)
-			if st.Mtim.Sec != 1000 || err != nil {
-				t.Errorf("modified at %d, capabilities: %v", st.Mtim.Sec, err)
+	look := func(path string) {
+		var st unix.Statx_t
+		check(t, unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_BASIC_STATS, &st))
+		check(t, v.Overlay(path, &st)) // as who makes a snapshot of it
+		if st.Mtime.Sec != 1000 {
+			t.Errorf("modified at %d", st.Mtime.Sec)
+		}
+		_, err := unix.Getxattr(path, "security.capability", nil)
+		if errors.Is(err, unix.ENODATA) {
+			kept, kerr := v.Caps(path)
+			if err = kerr; string(kept) != string(caps) {
+				t.Errorf("capabilities are kept as %x", kept)
 			}
-			return nil
-		}))
+		}
+		check(t, err)
+	}
+	for n := 0; ; n++ {
+		do(v, n, look)
 		select {
 		case err := <-done:
 			check(t, err)

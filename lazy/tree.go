@@ -44,6 +44,7 @@ var (
 	_ fusefs.Still     = (*Tree)(nil)
 	_ fusefs.Names     = (*Tree)(nil)
 	_ fusefs.Flags     = (*Tree)(nil)
+	_ fusefs.Caps      = (*Tree)(nil)
 )
 
 // Tree is the lazy tree of one volume. It implements fusefs.Residency.
@@ -323,6 +324,9 @@ func overlayFile(path string, st *unix.Statx_t) error {
 		st.Mtime, st.Ctime = statxTime(m.Mtime), statxTime(m.Ctime)
 		st.Blocks = blocks(m.Content.Data)
 	default:
+		if m.Held {
+			st.Mtime = statxTime(m.Mtime)
+		}
 		st.Blocks = max(st.Blocks, blocks(min(m.Content.Data, m.Valid, st.Size)))
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 
 	"fractal-lazy/backing"
@@ -24,9 +25,13 @@ func (f *file) withZeroLocked(z wire.Range) *mark.File {
 	return &m
 }
 
-// zeroFullLocked reports whether the zero-list has no room for z.
+// zeroFullLocked reports whether the zero-list has no room for z, and the mark for what it may have to hold.
 func (f *file) zeroFullLocked(z wire.Range) bool {
-	_, err := f.withZeroLocked(z).Encode()
+	m := f.withZeroLocked(z)
+	if !m.Kept {
+		m.Held, m.Mtime, m.Caps, m.Flags = true, wire.Time{Sec: math.MaxInt64, Nsec: 1e9 - 1}, make([]byte, mark.MaxCaps), protectedFlags
+	}
+	_, err := m.Encode()
 	return errors.Is(err, mark.ErrFull)
 }
 

@@ -20,7 +20,9 @@ func zeros(n int, first uint64) (out []wire.Range) {
 func TestFile_FieldsOutOfBoundsAreNotEncoded(t *testing.T) {
 	for name, change := range map[string]func(*File){
 		"no state":              func(f *File) { f.State = 0 },
-		"unknown state":         func(f *File) { f.State = 3 },
+		"unknown state":         func(f *File) { f.State = 4 },
+		"a state of the disk":   func(f *File) { f.State = held },
+		"kept and held":         func(f *File) { f.Held = true },
 		"valid past the end":    func(f *File) { f.Valid = f.Content.Size + 1 },
 		"long capabilities":     func(f *File) { f.Caps = make([]byte, MaxCaps+1) },
 		"other flags":           func(f *File) { f.Flags = wire.FlagNoCOW },

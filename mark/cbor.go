@@ -114,6 +114,8 @@ func (f *File) Encode() ([]byte, error) {
 		w.Ctime, w.Done = timeOf(f.Ctime), timeOf(f.Done)
 	case f.Kept:
 		w.Kept, w.Mtime, w.Caps, w.Flags, w.Ctime = true, timeOf(f.Mtime), f.Caps, f.Flags, timeOf(f.Ctime)
+	case f.Held:
+		w.State, w.Mtime, w.Caps, w.Flags = uint8(held), timeOf(f.Mtime), f.Caps, f.Flags
 	}
 	if f.State == Pending {
 		w.Valid = f.Valid
@@ -138,6 +140,9 @@ func DecodeFile(b []byte) (*File, error) {
 		State: State(w.State), Content: *c, Valid: w.Valid, Kept: w.Kept, Caps: w.Caps, Flags: w.Flags,
 		Mtime: w.Mtime.time(), Ctime: w.Ctime.time(), Done: w.Done.time(),
 	}
+	if f.State == held {
+		f.State, f.Held = Pending, true
+	}
 	if len(f.Caps) == 0 {
 		f.Caps = nil
 	}
@@ -150,6 +155,9 @@ func DecodeFile(b []byte) (*File, error) {
 func (f *File) check() error {
 	if f.State != Pending && f.State != Clean {
 		return fmt.Errorf("%w: file, state %d", ErrFormat, f.State)
+	}
+	if f.State == Pending && f.Kept && f.Held {
+		return fmt.Errorf("%w: file, kept and held", ErrFormat)
 	}
 	if f.Valid > f.Content.Size || len(f.Caps) > MaxCaps || f.Flags&^protecting != 0 {
 		return fmt.Errorf("%w: file, field out of bounds", ErrFormat)

@@ -74,6 +74,8 @@ func marks(t testing.TB) map[string]interface{ Encode() ([]byte, error) } {
 			Flags: wire.FlagImmutable | wire.FlagAppend, Ctime: then},
 		"file-pending-changed": &File{State: Pending, Content: large(), Valid: 1<<39 + 1,
 			Zero: []wire.Range{{Off: 0, Len: wire.Sector}, {Off: 4 * wire.Sector, Len: 1 << 30}}},
+		"file-held": &File{State: Pending, Content: small(), Valid: 4096, Zero: []wire.Range{{Off: 0, Len: wire.Sector}}, Held: true, Mtime: then, Caps: caps,
+			Flags: wire.FlagAppend},
 		"file-pending-full": &File{State: Pending, Content: large(), Valid: 1 << 40, Zero: zero},
 		"file-clean":        &File{State: Clean, Content: small(), Ctime: then, Done: wire.Time{Sec: 1_800_000_000, Nsec: 1}},
 		"file-clean-sparse": &File{State: Clean, Content: widest(t), Done: then},

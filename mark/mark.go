@@ -53,7 +53,12 @@ const (
 	// Clean: nothing is missing. Content still describes the file where
 	// Unchanged says so.
 	Clean State = 2
+	// held is how a pending mark with Held is stored.
+	held State = 3
 )
+
+// Attributes reports whether the inode's times, capabilities and protecting flags are those of the mark.
+func (f *File) Attributes() bool { return f.State == Pending && (f.Kept || f.Held) }
 
 // File is the mark of a regular file. A field that says nothing in a state is
 // not written in it, and read as its zero value.
@@ -62,10 +67,11 @@ type File struct {
 	Content wire.Content
 	Valid   uint64       // pending: bytes; what lies above never was, or no longer is, remote
 	Zero    []wire.Range // pending: whole sectors, ascending, not touching; reads as zeros wherever it is a hole
-	Kept    bool         // pending: Mtime, Caps and Flags are the file's, whatever the inode says
-	Mtime   wire.Time    // where Kept
-	Caps    []byte       // where Kept: security.capability; empty: none
-	Flags   uint32       // where Kept: immutable and append-only, which a fetch lifts for a moment
+	Kept    bool         // pending: no application has changed the file, and Mtime, Caps and Flags are its own, whatever the inode says
+	Held    bool         // pending, and not Kept: an application has, but Mtime, Caps and Flags are its own all the same; stored as a State
+	Mtime   wire.Time    // where Kept or Held
+	Caps    []byte       // where Kept or Held: security.capability; empty: none
+	Flags   uint32       // where Kept or Held: immutable and append-only, which a fetch lifts for a moment
 	Ctime   wire.Time    // clean, or where Kept: the change time to show while nothing but fetching changed the inode
 	Done    wire.Time    // clean: shortly after the marking
 }

@@ -100,7 +100,7 @@ func (in *inode) correct() {
 		in.attr.Mtime = d.Mtime
 		in.attr.Flags = in.attr.Flags&^lifted | d.Flags
 	}
-	if f := in.file; f != nil && f.State == mark.Pending && f.Kept {
+	if f := in.file; f != nil && f.Attributes() {
 		in.attr.Mtime = f.Mtime
 		in.attr.Flags = in.attr.Flags&^lifted | f.Flags
 		in.setCaps(f.Caps)

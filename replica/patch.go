@@ -365,15 +365,27 @@ func (p *patcher) sameMark(ino uint64, in *inode) (bool, error) {
 	if bytes.Equal(raw, in.raw) {
 		return true, nil
 	}
+	var m *mark.File
+	if raw != nil {
+		if m, err = mark.DecodeFile(raw); err != nil {
+			return false, err
+		}
+	}
 	if in.file != nil && in.file.State == mark.Pending {
-		return false, nil
+		return m != nil && sameReference(m, in.file), nil
 	}
-	if raw == nil {
-		return true, nil
+	return m == nil || m.State == mark.Clean, nil
+}
+
+// sameReference tells whether two marks of files that an application changed say the same of their content: that one of them holds attributes
+// while something is fetched says nothing of it.
+func sameReference(a, b *mark.File) bool {
+	if a.State != mark.Pending || a.Kept || b.Kept {
+		return false
 	}
-	m, err := mark.DecodeFile(raw)
-	if err != nil {
-		return false, err
-	}
-	return m.State == mark.Clean, nil
+	x, y := *a, *b
+	x.Held, y.Held = false, false
+	p, err := x.Encode()
+	q, failed := y.Encode()
+	return err == nil && failed == nil && bytes.Equal(p, q)
 }

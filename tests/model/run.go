@@ -529,12 +529,22 @@ func (s *sequence) restart(kill bool) error {
 		if err := s.srv.kill(); err != nil {
 			return err
 		}
-		s.closeFiles()
-		s.srv = nil
-		if err := unix.Unmount(s.mnt, unix.MNT_DETACH); err != nil {
-			return fmt.Errorf("unmount after a kill: %w", err)
-		}
+		return s.again()
 	}
+	return s.serveAgain()
+}
+
+// again has another process serve, after the one before was killed.
+func (s *sequence) again() error {
+	s.closeFiles()
+	s.srv = nil
+	if err := unix.Unmount(s.mnt, unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("unmount after a kill: %w", err)
+	}
+	return s.serveAgain()
+}
+
+func (s *sequence) serveAgain() error {
 	if err := s.serve([]string{"remote", s.state}[s.r.IntN(2)]); err != nil {
 		return err
 	}
