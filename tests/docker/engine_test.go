@@ -75,6 +75,18 @@ func (e *engine) start(options ...string) error {
 	})
 }
 
+// probe starts the engine and runs a container that has nothing to do with us.
+func (e *engine) probe() error {
+	if err := e.start(); err != nil {
+		return err
+	}
+	if _, err := e.try("import", e.w.path("busybox.tar"), "busybox:latest"); err != nil {
+		return err
+	}
+	_, err := e.try(runArgs(nil, "true")...)
+	return err
+}
+
 // stop ends dockerd in good order.
 func (e *engine) stop() error {
 	if e.process == nil {

@@ -43,7 +43,11 @@ func (w *world) path(elem ...string) string {
 }
 func (w *world) netns(name string) string { return tag(w.dir) + "-" + name }
 
-// newWorld makes all but the engines, which start when a test first needs them. The world is never nil.
+// errCannot says that this machine cannot run an engine, whatever is tested in it.
+var errCannot = errors.New("no Docker engine runs here")
+
+// newWorld makes all but the second engine, which starts when a test first needs it. The world is never nil. errCannot: the engine, or the
+// simplest container in it, does not run.
 func newWorld(dir string) (*world, error) {
 	w := &world{dir: dir, token: uuid.NewString()}
 	root, err := filepath.Abs("../..")
@@ -65,12 +69,15 @@ func newWorld(dir string) (*world, error) {
 		return w, err
 	}
 	if err := w.network(); err != nil {
-		return w, err
+		return w, fmt.Errorf("%w: %w", errCannot, err)
+	}
+	w.a, w.b = newEngine(w, "a"), newEngine(w, "b")
+	if err := w.a.probe(); err != nil {
+		return w, fmt.Errorf("%w: %w", errCannot, err)
 	}
 	if err := os.WriteFile(w.path("tokens"), []byte(w.token+" "+uuid.NewString()+"\n"), 0o600); err != nil {
 		return w, err
 	}
-	w.a, w.b = newEngine(w, "a"), newEngine(w, "b")
 	w.hive, err = w.startHive(hivePort, "hive")
 	return w, err
 }
