@@ -15,7 +15,7 @@ import (
 )
 
 // snapshotHelp says how a snapshot is named, for all commands that take one.
-const snapshotHelp = `SNAPSHOT is a generation, a hash, a CID or an id as ` + "`fractal-lazy snapshots`" + ` lists them, or the beginning of one of these (4 characters or more) where
+const snapshotHelp = `SNAPSHOT is a generation, a hash, a CID or an id as ` + "`fractal-lazy snapshots`" + ` lists them, or the beginning of one of these (4 characters or more, 8 where they are digits alone) where
 no other begins so; or a time (2026-01-31T12:00:00Z, '2026-01-31 12:00' in UTC, or Unix seconds), which means the newest made at or before.`
 
 func (a *app) snapshotsCommand() *cobra.Command {

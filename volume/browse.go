@@ -2,7 +2,6 @@ package volume
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -95,12 +94,11 @@ func (m *Manager) viewLocal(v *vol, id string) error {
 			return err
 		}
 	}
-	err := backing.Snapshot(h.snap(id), v.next(), false)
-	if err == nil {
-		err = v.update(func(r *record) { r.Swap = &swapRecord{Totals: &totals{}} })
+	if err := backing.Snapshot(h.snap(id), v.next(), false); err != nil {
+		return err
 	}
-	if err != nil {
-		return errors.Join(err, m.toTrash(v.next()))
+	if err := v.intend(func(r *record) { r.Swap = &swapRecord{Totals: &totals{}} }); err != nil {
+		return err
 	}
 	return m.finishSwap(v)
 }

@@ -17,7 +17,8 @@ const askTimeout = 7 * time.Second
 
 // answer is what the Hive says of a volume.
 type answer struct {
-	err     error // it could not be asked; nothing else counts
+	rec     *record // what to hold it against: between the two nothing was published from here
+	err     error   // it could not be asked; nothing else counts
 	unknown bool
 	writer  *uuid.UUID
 	latest  *hive.Manifest // nil: none
@@ -27,18 +28,19 @@ var errNoHive = errors.New("no Hive is configured; give one with --hive URL or F
 
 // ask asks the Hive for the writer, and for the newest manifest where withLatest is set.
 //
-// An upload of this machine may end between the question and what the answer is held against: an answer from before it would look like an older
-// snapshot than one already seen. So then it asks again.
-func (m *Manager) ask(ctx context.Context, v *vol, withLatest bool) (a answer) {
-	for range 3 {
-		before := v.record().Seen
-		a = m.askOnce(ctx, v, withLatest)
-		after := v.record().Seen
-		if after == before || after != nil && before != nil && *after == *before {
-			break
+// An upload of this machine may end beside it: held against the record of after that, an answer from before it would look like an older snapshot than one
+// already seen; and held against the record of before two uploads, an answer from after them like another machine's. So the answer comes with a record, and where
+// an upload ended meanwhile it asks again.
+func (m *Manager) ask(ctx context.Context, v *vol, withLatest bool) answer {
+	for {
+		r := v.record()
+		a := m.askOnce(ctx, v, withLatest)
+		a.rec = r
+		after, before := v.record().Seen, r.Seen
+		if after == before || after != nil && before != nil && *after == *before || ctx.Err() != nil {
+			return a
 		}
 	}
-	return a
 }
 
 func (m *Manager) askOnce(ctx context.Context, v *vol, withLatest bool) (a answer) {

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,9 +34,10 @@ func (m *Manager) Clone(ctx context.Context, name, text, as string) (RestoreResu
 	if err := m.mayEnrol(v, as); err != nil {
 		return RestoreResult{}, err
 	}
+	defer m.poke()
 	n, i, err := m.cloneData(ctx, v, text, as)
 	if n != nil {
-		defer v.mutate(func() { v.cloning-- })
+		defer m.made(n)
 	}
 	if err == nil {
 		err = m.enrolClone(n)
@@ -46,7 +48,6 @@ func (m *Manager) Clone(ctx context.Context, name, text, as string) (RestoreResu
 		}
 		return RestoreResult{}, v.wrap(fmt.Errorf("clone: %w", err))
 	}
-	m.poke()
 	m.logger(n, "clone").Info().Str("of", v.name).Uint64("generation", i.Generation).Bool("complete", n.record().Source == "").Msg("volume cloned")
 	res := RestoreResult{Volume: as, From: i, Remote: n.record().Totals.BytesRemote}
 	res.Note = "it has a key of its own, and is published under that"
@@ -66,7 +67,7 @@ func (m *Manager) mayEnrol(v *vol, as string) error {
 		return v.wrap(fmt.Errorf("%w: it is a view: clone the volume itself, and name the snapshot", ErrOption))
 	}
 	m.mu.Lock()
-	taken := m.vols[as] != nil
+	taken := m.vols[as] != nil || m.making[as] != nil
 	m.mu.Unlock()
 	if taken {
 		return fmt.Errorf("%w: %s; take another name, or remove it first", ErrExists, as)
@@ -74,7 +75,7 @@ func (m *Manager) mayEnrol(v *vol, as string) error {
 	return nil
 }
 
-// cloneData makes the data.new of a clone, and its record, which is not written yet. Where it returns a volume, v.cloning counts it.
+// cloneData makes the data.new of a clone, and its record, which is not written yet. Where it returns a volume, that is in m.making, and its step is held: see made.
 //
 // Order: 1. data.new, with the mark that says whose blocks its other marks refer to; 2. both on the disk; 3. volume.json (enrolClone),
 // with Swap; 4. data.new is renamed to data. A crash before 3 leaves a data.new without a record, which the next Open throws
@@ -96,9 +97,8 @@ func (m *Manager) cloneData(ctx context.Context, v *vol, text, as string) (n *vo
 		}
 	}
 	if n, err = m.newClone(v, as); err != nil {
-		return nil, i, err
+		return n, i, err
 	}
-	v.mutate(func() { v.cloning++ })
 	swap := &swapRecord{Totals: &totals{}}
 	if live {
 		i = SnapshotInfo{Created: m.now().UTC(), Where: WhereHere, Note: "the present state"}
@@ -125,10 +125,9 @@ func (m *Manager) cloneData(ctx context.Context, v *vol, text, as string) (n *vo
 	}
 	n.mutate(func() {
 		n.rec.Swap = swap
-		if remote.Defined() {
-			n.rec.Source = seal.Pubkey(source.Pubkey).String()
-		} else {
-			n.rec.Release = m.pub != nil // publish it now
+		n.rec.Source = seal.Pubkey(source.Pubkey).String()
+		if !remote.Defined() {
+			n.rec.Source, n.rec.Release = "", m.pub != nil // publish it now
 		}
 	})
 	return n, i, backing.SyncFS(n.next()) // 2
@@ -151,7 +150,7 @@ func (m *Manager) cloneSource(ctx context.Context, v *vol, text string) (Snapsho
 	return all[len(all)-1], nil
 }
 
-// newClone is a volume with a new key and the options of v; its folder is there.
+// newClone is a volume with a new key and the options of v; its folder is there. It is in m.making.
 func (m *Manager) newClone(v *vol, as string) (*vol, error) {
 	key, err := seal.GeneratePrivkey()
 	if err != nil {
@@ -159,13 +158,32 @@ func (m *Manager) newClone(v *vol, as string) (*vol, error) {
 	}
 	opts := maps.Clone(v.record().Options)
 	delete(opts, "takeover")
-	rec := &record{Name: as, Made: true, Created: m.now().UTC(), Options: opts} // its key is written by enrolClone
+	// Its key is written by enrolClone. Whether it takes content from Source is not known yet.
+	rec := &record{Name: as, Made: true, Created: m.now().UTC(), Options: opts, Source: cmp.Or(v.record().Source, v.pub.String())}
 	set, err := parseSettings(opts, max(m.o.Interval, 0))
 	if err != nil {
 		return nil, err
 	}
 	n := newVol(filepath.Join(m.volumes(), key.Public().String()), rec, key, key.Public(), set)
+	n.step = stepClone
+	m.mu.Lock()
+	taken := m.vols[as] != nil || m.making[as] != nil
+	if !taken {
+		m.making[as] = n
+	}
+	m.mu.Unlock()
+	if taken {
+		return nil, fmt.Errorf("%w: %s was made meanwhile", ErrExists, as)
+	}
 	return n, os.MkdirAll(n.snaps(), 0o700)
+}
+
+// made ends the making of a clone: it is a volume, or given up.
+func (m *Manager) made(n *vol) {
+	m.mu.Lock()
+	delete(m.making, n.name)
+	m.mu.Unlock()
+	n.leave()
 }
 
 // enrolClone does steps 3 and 4 of cloneData.
@@ -281,13 +299,13 @@ func (m *Manager) mendSource(v *vol, r *record) error {
 	return v.update(func(r *record) { r.Source, r.Release = "", r.Release || m.pub != nil })
 }
 
-// clonesOf names the clones that still take content from v.
+// clonesOf names the clones that still take content from v, those that are being made included.
 func (m *Manager) clonesOf(v *vol) (names []string) {
-	for _, c := range m.all() {
+	for _, c := range m.allAndMaking() {
 		if c.record().Source == v.pub.String() {
 			names = append(names, c.name)
 		}
 	}
 	slices.Sort(names)
-	return names
+	return slices.Compact(names)
 }

@@ -175,6 +175,7 @@ func TestOpen_FinishesACloneThatWasInterrupted(t *testing.T) {
 				must(t, a.enrol(n))
 				a.loadMu.Unlock()
 			}
+			a.made(n)
 			must(t, backing.SyncFS(a.root))
 			a.vanish()
 			a = w.machine("a")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"fractal-lazy/backing"
 	"fractal-lazy/hive"
@@ -74,7 +75,7 @@ func (m *Manager) removeLocal(ctx context.Context, v *vol, id string, force bool
 //
 // Order: 1. the record; 2. the subvolume. A crash between them leaves a subvolume that no record names: the next Open throws it away.
 func (m *Manager) dropLocal(v *vol, id string) error {
-	err := v.update(func(r *record) {
+	err := v.intend(func(r *record) {
 		r.drop(id)
 		if r.Fence != nil && r.Fence.Snapshot == id {
 			f := *r.Fence
@@ -122,12 +123,6 @@ func (m *Manager) neededManifests(v *vol, all []*hive.Manifest) (map[string]stri
 // rootsInUse tells why something on this machine needs roots of v's snapshots: what was fetched in part takes the rest from there, be it the
 // volume, a local snapshot, a view, or a clone; and what was restored and is not published yet is published by reference to it.
 func (m *Manager) rootsInUse(v *vol) (map[string]string, error) {
-	v.mu.Lock()
-	cloning := v.cloning > 0
-	v.mu.Unlock()
-	if cloning {
-		return nil, fmt.Errorf("%w: a clone of the volume is being made", ErrBusy)
-	}
 	why := map[string]string{}
 	remote := func(path, what string) error {
 		if !exists(path) {
@@ -140,12 +135,14 @@ func (m *Manager) rootsInUse(v *vol) (map[string]string, error) {
 		return err
 	}
 	var errs []error
-	for _, u := range m.all() {
+	for _, u := range m.allAndMaking() {
 		r := u.record()
 		if u.pub != v.pub && r.Source != v.pub.String() {
 			continue
 		}
-		errs = append(errs, remote(u.data(), "volume "+u.name+" still takes content from it"), remote(u.next(), "volume "+u.name+" still takes content from it"))
+		for _, path := range []string{u.next(), u.data()} { // in this order: the one is renamed to the other
+			errs = append(errs, remote(path, "volume "+u.name+" still takes content from it"))
+		}
 		if r.From != nil && r.From.Root != "" {
 			why[r.From.Root] = "volume " + u.name + " was restored from it, and that is not published yet"
 		}
@@ -171,7 +168,7 @@ func (m *Manager) dropRemote(ctx context.Context, v *vol, i SnapshotInfo, all *[
 	if i.Root == "" {
 		return "", fmt.Errorf("generation %d is not of this format", i.Generation)
 	}
-	err = v.update(func(r *record) { // 1
+	err = v.intend(func(r *record) { // 1
 		if !slices.Contains(r.Unpin, i.Root) && len(r.Unpin) < maxSnapshots {
 			r.Unpin = append(r.Unpin, i.Root)
 		}
@@ -179,7 +176,9 @@ func (m *Manager) dropRemote(ctx context.Context, v *vol, i SnapshotInfo, all *[
 	if err != nil {
 		return "", err
 	}
-	err = m.d.Hive.Forget(ctx, v.pub, h) // 2
+	ask, cancel := context.WithTimeout(ctx, askTimeout)
+	err = m.d.Hive.Forget(ask, v.pub, h) // 2
+	cancel()
 	switch {
 	case errors.Is(err, hive.ErrUnsupported):
 		note = "this Hive cannot remove manifests: it stays listed, without its blocks"
@@ -214,6 +213,9 @@ func (m *Manager) unpinLeft(ctx context.Context, v *vol, all []*hive.Manifest) e
 	return nil
 }
 
+// unpinTimeout bounds a call to a block store that does not answer, as an unmount may be waiting. The next purge tries again.
+const unpinTimeout = 20 * time.Second
+
 // unpin gives up a root that none of the manifests left names, and that nothing here needs, then notes that it is done.
 func (m *Manager) unpin(ctx context.Context, v *vol, root string, left []*hive.Manifest) error {
 	roots, err := m.rootsInUse(v)
@@ -232,7 +234,9 @@ func (m *Manager) unpin(ctx context.Context, v *vol, root string, left []*hive.M
 		if err != nil {
 			return err
 		}
-		if err := m.store.Unpin(ctx, c); err != nil {
+		limit, cancel := context.WithTimeout(ctx, unpinTimeout)
+		defer cancel()
+		if err := m.store.Unpin(limit, c); err != nil {
 			return fmt.Errorf("unpin %s: %w", root, err)
 		}
 	}

@@ -117,8 +117,12 @@ func (s *snapRecord) info() SnapshotInfo {
 	return SnapshotInfo{Created: s.Created, Local: s.ID, ID: s.ID, Where: WhereHere, Note: s.Kind}
 }
 
-// minPrefix is how much of a hash, CID or uuid has to be given.
-const minPrefix = 4
+// minPrefix is how much of a hash, CID or uuid has to be given; minDigits, where that has digits alone: less is a generation, and where there is none of that
+// number, it is not to mean something else.
+const (
+	minPrefix = 4
+	minDigits = 8
+)
 
 // findSnapshot returns the snapshot of the list, which ascends by time, that a person means by text: a generation, a hash, a
 // CID, the uuid of a local snapshot, the beginning of one of these, or a time, which means the newest one made at or before. ErrNoSnapshot says what
@@ -146,7 +150,7 @@ func findSnapshot(all []SnapshotInfo, text string) (SnapshotInfo, error) {
 			}
 		}
 	}
-	if len(text) >= minPrefix {
+	if len(text) >= minPrefix && (len(text) >= minDigits || strings.Trim(text, "0123456789") != "") {
 		if found := withPrefix(all, strings.ToLower(text)); len(found) == 1 {
 			return found[0], nil
 		} else if len(found) > 1 {

@@ -105,7 +105,7 @@ func (m *Manager) synchronize(ctx context.Context, v *vol, prefetch lazy.Prefetc
 		return err
 	}
 	a := m.ask(ctx, v, true)
-	r := v.record()
+	r := a.rec
 	if r.Base != nil && hasData {
 		out.Before, out.Generation = r.Base.Generation, r.Base.Generation
 	}
@@ -151,10 +151,7 @@ func (m *Manager) mayFollow(v *vol) error {
 	if err := m.poolError(); err != nil {
 		return err
 	}
-	if v.record().Swap != nil {
-		return m.finishSwap(v)
-	}
-	return nil
+	return m.finishLeft(v)
 }
 
 type followDecision struct {
@@ -314,5 +311,5 @@ func (v *vol) unfollow() error {
 	if v.record().Follow == nil {
 		return nil
 	}
-	return v.update(func(r *record) { r.Follow = nil })
+	return v.intend(func(r *record) { r.Follow = nil })
 }

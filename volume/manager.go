@@ -87,6 +87,7 @@ type Manager struct {
 	lock     *os.File // keeps other daemons off this root
 	machine  uuid.UUID
 	vols     map[string]*vol
+	making   map[string]*vol  // clones that are no volumes yet, by name; what they take content from must stay
 	sched    *schedule.Runner // nil: schedErr says why
 	schedErr error
 	noPass   error // why the passphrase of this machine cannot be read
@@ -124,7 +125,7 @@ func Open(ctx context.Context, d Deps, o Options) (*Manager, error) {
 		d.Now = time.Now
 	}
 	m := &Manager{d: d, o: o, log: d.Log, now: d.Now, store: d.Store, boot: bootID(), answer: answerIn, busy: busyFor, record: recordFor,
-		wake: make(chan struct{}, 1), vols: map[string]*vol{}, machine: o.Machine}
+		wake: make(chan struct{}, 1), vols: map[string]*vol{}, making: map[string]*vol{}, machine: o.Machine}
 	m.up, m.down = pace.NewLine(o.Upload), pace.NewLine(o.Download)
 	m.life, m.end = context.WithCancel(context.Background())
 	if m.store == nil {
@@ -196,6 +197,14 @@ func (m *Manager) all() []*vol {
 	out := slices.Collect(maps.Values(m.vols))
 	slices.SortFunc(out, func(a, b *vol) int { return strings.Compare(a.name, b.name) })
 	return out
+}
+
+// allAndMaking is all, with the clones that are being made.
+func (m *Manager) allAndMaking() []*vol {
+	m.mu.Lock()
+	making := slices.Collect(maps.Values(m.making))
+	m.mu.Unlock()
+	return append(making, m.all()...) // in this order: one that is made meanwhile is in the second
 }
 
 // background runs do in a goroutine that Close waits for. It reports false

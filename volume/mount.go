@@ -52,7 +52,12 @@ func (m *Manager) Mount(ctx context.Context, name, id string) (path string, err 
 			if again {
 				return path, nil
 			}
-			return path, v.saveIDs(m.boot)
+			if err := v.saveIDs(m.boot); err != nil {
+				// Docker takes it for no mount, and would never end it.
+				v.mutate(func() { v.dropIDLocked(id, m.now()) })
+				return "", err
+			}
+			return path, nil
 		}
 		p := v.prep
 		if p == nil && !v.gone {
@@ -129,10 +134,8 @@ func (m *Manager) mountNow(ctx context.Context, v *vol) error {
 	if err := os.MkdirAll(v.snaps(), 0o700); err != nil {
 		return err
 	}
-	if v.record().Swap != nil {
-		if err := m.finishSwap(v); err != nil {
-			return err
-		}
+	if err := m.finishLeft(v); err != nil {
+		return err
 	}
 	var offline string
 	var l *live
@@ -174,7 +177,7 @@ func (m *Manager) fetchData(ctx context.Context, v *vol) (offline string, err er
 func (m *Manager) claimData(ctx context.Context, v *vol) (offline string, err error) {
 	log := m.logger(v, "mount")
 	a := m.ask(ctx, v, true)
-	r := v.record()
+	r := a.rec
 	hasData := v.has(v.data())
 	c := decideClaim(r, &v.set, m.id(), hasData, a)
 	switch c.do {
@@ -218,7 +221,7 @@ func (m *Manager) claimData(ctx context.Context, v *vol) (offline string, err er
 		// Its last holder may have published between the first look and the taking.
 		if b := m.ask(ctx, v, true); b.err != nil {
 			return "", fmt.Errorf("%w: %w", ErrNotReady, b.err)
-		} else if d = decideData(v.record(), m.id(), hasData, changed, b.latest); d.do == dataRefuse {
+		} else if d = decideData(b.rec, m.id(), hasData, changed, b.latest); d.do == dataRefuse {
 			return "", d.err
 		} else {
 			a = b

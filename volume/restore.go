@@ -102,10 +102,7 @@ func (m *Manager) mayReplace(v *vol) error {
 	if err := m.poolError(); err != nil {
 		return err
 	}
-	if v.record().Swap != nil {
-		return m.finishSwap(v)
-	}
-	return nil
+	return m.finishLeft(v)
 }
 
 // restoreData makes data what the snapshot i holds. The present data is in a snapshot. The step is held.
@@ -119,7 +116,7 @@ func (m *Manager) restoreData(ctx context.Context, v *vol, i SnapshotInfo) error
 	if err != nil {
 		return err
 	}
-	if err := v.update(func(r *record) { r.Swap = swap }); err != nil { // 2
+	if err := v.intend(func(r *record) { r.Swap = swap }); err != nil { // 2
 		return err
 	}
 	return m.finishSwap(v)

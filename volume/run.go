@@ -3,6 +3,7 @@ package volume
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 )
@@ -88,7 +89,8 @@ func (m *Manager) situation(v *vol, now time.Time) situation {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return situation{
-		now: now, working: v.work != nil, mounting: v.prep != nil || v.step == stepMount || v.step == stepUnmount || v.step == stepRestore,
+		now: now, working: v.work != nil,
+		mounting: v.prep != nil || slices.Contains([]step{stepMount, stepUnmount, stepRestore, stepClone}, v.step),
 		removing: v.gone || v.step == stepRemove, locked: v.locked != "", mounted: v.live != nil, closing: v.closing, users: len(v.ids),
 		since: v.since, view: v.isView(), fenced: v.rec.Fence != nil, release: v.rec.Release, final: v.final,
 		pending: v.rec.count(kindPending), hive: m.d.Hive != nil, asked: v.asked, interval: v.set.interval,

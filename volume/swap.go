@@ -77,7 +77,7 @@ func (m *Manager) replaceData(ctx context.Context, v *vol, mf *hive.Manifest, ki
 	if v.has(v.data()) {
 		swap.Keep, swap.Kind = newSnapshotID(), kind
 	}
-	if err := v.update(func(r *record) { r.Swap = &swap }); err != nil {
+	if err := v.intend(func(r *record) { r.Swap = &swap }); err != nil {
 		return err
 	}
 	return m.finishSwap(v)
@@ -111,6 +111,15 @@ func (m *Manager) prepareRoot(v *vol) error {
 		}
 	}
 	return nil
+}
+
+// finishLeft finishes what a replacement or a restore left that failed half-way. The step is held.
+func (m *Manager) finishLeft(v *vol) error {
+	if v.record().Swap == nil {
+		return nil
+	}
+	m.stopWork(v) // as replaceData does
+	return m.finishSwap(v)
 }
 
 // finishSwap does steps 3 to 5 of replaceData, or of restoreData, from wherever they were left.
@@ -203,12 +212,7 @@ func (m *Manager) finishSwap(v *vol) error {
 	if err != nil {
 		return err
 	}
-	for _, id := range useless {
-		if err := m.toTrash(v.snap(id)); err != nil {
-			return err
-		}
-	}
-	return nil
+	return m.toTrash(v.snapPaths(useless)...)
 }
 
 // maxOld bounds the old snapshots that are kept beside a newer one.

@@ -25,18 +25,20 @@ func (m *Manager) Unmount(ctx context.Context, name, id string) error {
 	if err != nil {
 		return err
 	}
-	v.mu.Lock()
-	_, known := v.ids[id]
-	delete(v.ids, id)
-	last := len(v.ids) == 0 && v.live != nil
-	v.mu.Unlock()
+	var known, last bool
+	v.mutate(func() {
+		_, known = v.ids[id]
+		v.dropIDLocked(id, m.now())
+		last = len(v.ids) == 0 && v.live != nil
+	})
 	if known {
-		if err := m.dropIDs(v); err != nil {
-			return err
-		}
+		err = v.saveIDs(m.boot)
 	}
 	if !last {
-		return nil
+		return err
+	}
+	if err != nil { // as on a full disk, which must not keep the mount: without it the ids mean nothing
+		m.logger(v, "unmount").Warn().Err(err).Msg("it is unmounted all the same")
 	}
 	done := make(chan error, 1)
 	ok := m.background(func(ctx context.Context) { done <- m.takeDown(ctx, v, true) })
@@ -55,14 +57,12 @@ func (m *Manager) Unmount(ctx context.Context, name, id string) error {
 	}
 }
 
-// dropIDs writes the ids that are left, and notes when the last one went.
-func (m *Manager) dropIDs(v *vol) error {
-	v.mutate(func() {
-		if len(v.ids) == 0 {
-			v.since = m.now()
-		}
-	})
-	return v.saveIDs(m.boot)
+// dropIDLocked takes id from the users, and notes when the last one went.
+func (v *vol) dropIDLocked(id string, now time.Time) {
+	delete(v.ids, id)
+	if len(v.ids) == 0 {
+		v.since = now
+	}
 }
 
 // takeDown unmounts a volume that nobody uses any more, and takes the final
@@ -70,7 +70,8 @@ func (m *Manager) dropIDs(v *vol) error {
 //
 // Order: 1. the record says that the volume is to be released; 2. unmount, which
 // also ends fetching; 3. the final snapshot. After a crash at any point the
-// next Open finds "to be released", takes the snapshot that is missing, and goes on.
+// next Open finds "to be released", takes the snapshot that is missing, and goes on. It does so without 1 as well: so where 1 fails, as on a full disk, the
+// volume is unmounted all the same.
 func (m *Manager) takeDown(ctx context.Context, v *vol, final bool) error {
 	if err := v.enter(ctx, stepUnmount); err != nil {
 		return err
@@ -96,7 +97,7 @@ func (m *Manager) takeDown(ctx context.Context, v *vol, final bool) error {
 		r.Totals.Complete, r.Totals.BytesRemote, r.Totals.FilesRemote = st.Complete, st.BytesRemote, st.FilesRemote
 	})
 	if err != nil {
-		return err
+		m.logger(v, "unmount").Warn().Err(err).Msg("it is unmounted all the same")
 	}
 	if err := m.unserve(l); err != nil {
 		v.mutate(func() { v.since = m.now() }) // the scheduler tries again

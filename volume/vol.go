@@ -68,7 +68,6 @@ type vol struct {
 	uploadIs Progress
 	problem  string // why the last upload failed
 	snapWhy  string // why the last interval snapshot failed
-	cloning  int    // clones that are being made of it: what they take content from must stay
 	follow   *following
 	leftOut  string // what the last snapshot of a direct mount does not hold
 }
@@ -111,7 +110,7 @@ func (v *vol) record() *record {
 	return v.freshLocked()
 }
 
-// update changes the record and writes it durably. The change counts in memory
+// update notes in the record what happened, and writes it durably. The change counts in memory
 // even where writing fails.
 func (v *vol) update(change func(r *record)) error {
 	v.saveMu.Lock()
@@ -119,8 +118,29 @@ func (v *vol) update(change func(r *record)) error {
 	v.mu.Lock()
 	change(&v.rec)
 	r := v.freshLocked()
-	gone := v.gone
 	v.signalLocked()
+	v.mu.Unlock()
+	return v.save(r)
+}
+
+// intend notes in the record, durably, what is about to be done. Where writing fails nothing is noted, in memory neither: a later call must not
+// finish what this one gave up. change is called twice, and changes nothing but r.
+func (v *vol) intend(change func(r *record)) error {
+	v.saveMu.Lock()
+	defer v.saveMu.Unlock()
+	r := v.record()
+	change(r)
+	if err := v.save(r); err != nil {
+		return err
+	}
+	v.mutate(func() { change(&v.rec) })
+	return nil
+}
+
+// save writes volume.json. saveMu is held.
+func (v *vol) save(r *record) error {
+	v.mu.Lock()
+	gone := v.gone
 	v.mu.Unlock()
 	if gone {
 		return v.wrap(ErrUnknown)
