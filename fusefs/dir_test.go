@@ -119,7 +119,7 @@ func TestReadDir_RemovedDirectoryIsEmpty(t *testing.T) {
 	})
 }
 
-func TestReadDir_RemovedDirectoryStaysWhileItIsOpen(t *testing.T) {
+func TestRemoved_StaysWhileItIsOpen(t *testing.T) {
 	onEach(t, func(t *testing.T, dir string) {
 		d := filepath.Join(dir, "d")
 		must(t, os.Mkdir(d, 0o755))
@@ -127,14 +127,22 @@ func TestReadDir_RemovedDirectoryStaysWhileItIsOpen(t *testing.T) {
 		must(t, err)
 		defer unix.Close(fd)
 		must(t, unix.Rmdir(d))
+		p := filepath.Join(dir, "fifo")
+		must(t, unix.Mkfifo(p, 0o644))
+		fifo, err := unix.Open(p, unix.O_RDWR|unix.O_NONBLOCK, 0)
+		must(t, err)
+		defer unix.Close(fifo)
+		must(t, unix.Unlink(p))
 		time.Sleep(victimKeep + victimKeep/2) // longer than what loses its name is kept anyway
-		var st unix.Stat_t
-		must(t, unix.Fstat(fd, &st))
-		if st.Nlink != 0 {
-			t.Errorf("a removed directory has %d links", st.Nlink)
+		for _, fd := range []int{fd, fifo} {
+			var st unix.Stat_t
+			must(t, unix.Fstat(fd, &st))
+			if st.Nlink != 0 {
+				t.Errorf("what was removed has %d links, mode %o", st.Nlink, st.Mode)
+			}
+			must(t, unix.Fchmod(fd, 0o700))
 		}
 		must(t, unix.Fsync(fd))
-		must(t, unix.Fchmod(fd, 0o700))
 	})
 }
 
@@ -144,6 +152,7 @@ func TestDirs_FewStayOpenAndNoneThatIsRemoved(t *testing.T) {
 	for i := range many {
 		must(t, os.MkdirAll(filepath.Join(w.mnt, fmt.Sprint(i), "in"), 0o755))
 		must(t, os.WriteFile(filepath.Join(w.mnt, fmt.Sprint(i), "file"), nil, 0o644))
+		must(t, os.Symlink("file", filepath.Join(w.mnt, fmt.Sprint(i), "link")))
 	}
 	w.FS.dirs.mu.Lock()
 	open := len(w.FS.dirs.byIno)

@@ -89,7 +89,7 @@ func (f *FS) statHandle(ino uint64, st *unix.Statx_t) error {
 	return nil
 }
 
-// Forget is FUSE_FORGET: nothing is remembered but directories that were removed while in use.
+// Forget is FUSE_FORGET: nothing is remembered but what was removed while in use.
 func (f *FS) Forget(node, nlookup uint64) { f.victims.forget(nodeToIno(node)) }
 
 // Readlink is FUSE_READLINK.

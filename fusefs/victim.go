@@ -20,7 +20,7 @@ const (
 // victims are descriptors of inodes that have just lost a name, the oldest first.
 type victims struct {
 	mu     sync.Mutex
-	kept   map[uint64]int // removed directories
+	kept   map[uint64]int // what was removed and may still be in use, but for regular files
 	queue  []victim
 	timer  *time.Timer
 	closed bool
@@ -40,21 +40,27 @@ func (f *FS) keepVictim(dirfd int, name string) int {
 	return fd
 }
 
-// A removed directory stays where a process is in it, or has it open. Since the kernel opens none at this process, its descriptor
+// A removed directory stays where a process is in it, or has it open, and so does a FIFO. Since the kernel opens none of these at this process, their descriptor
 // is kept until the kernel forgets the inode, which it does at once where nobody uses it.
 
 // removed is told what keepVictim opened, and whether it lost its name.
 func (f *FS) removed(fd int, ok bool) {
 	var st unix.Stat_t
-	if fd < 0 || !ok || unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+	if fd < 0 || !ok || unix.Fstat(fd, &st) != nil {
 		f.victims.add(fd, ok)
 		return
 	}
-	f.dirs.forget(st.Ino)
+	switch typ := st.Mode & unix.S_IFMT; {
+	case typ == unix.S_IFDIR:
+		f.dirs.forget(st.Ino)
+	case typ == unix.S_IFREG, st.Nlink > 1: // an open file is held by its node; the one name that is left may be the hidden one
+		f.victims.add(fd, ok)
+		return
+	}
 	f.victims.keep(st.Ino, fd)
 }
 
-// keep holds fd, the removed directory ino, until forget.
+// keep holds fd, the removed inode ino, until forget.
 func (v *victims) keep(ino uint64, fd int) {
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -43,7 +43,10 @@ func TestModel_MountIsAsPlainBtrfs(t *testing.T) {
 	kit.NoLeaks(t, dir)
 }
 
-const restart = "restart"
+const (
+	restart  = "restart"
+	complete = "complete"
+)
 
 // TestScript_WhatTheModelFound are short forms of sequences that once failed: in a volume of which nothing is here yet.
 func TestScript_WhatTheModelFound(t *testing.T) {
@@ -88,6 +91,9 @@ func TestScript_WhatTheModelFound(t *testing.T) {
 		{"all names of an open file go", []op{
 			{Kind: "open", Path: "a/x", H: 1, Flags: unix.O_RDWR}, {Kind: "unlink", Path: "a/x"}, {Kind: "unlink", Path: "b/x"}, {Kind: "fchmod", H: 1, Mode: 0o600},
 		}},
+		{"all names of an open FIFO go", []op{
+			{Kind: "open", Path: "a/fifo", H: 1, Flags: unix.O_RDWR}, {Kind: "unlink", Path: "a/fifo"}, {Kind: "unlink", Path: "b/fifo"}, {Kind: complete}, {Kind: "fchmod", H: 1, Mode: 0o600},
+		}},
 		{"a punch of what is not here moves the time", []op{
 			{Kind: "open", Path: "data", H: 1, Flags: unix.O_RDWR}, {Kind: "fallocate", H: 1, N: 8192, Mode: punch},
 		}},
@@ -118,6 +124,8 @@ func (s *sequence) script(snap string, ops []op) error {
 		switch o.Kind {
 		case restart:
 			err = s.restart(false)
+		case complete:
+			_, err = s.srv.do(command{Do: "wait"})
 		case "snapshot":
 			err = s.second(true)
 		default:
