@@ -66,7 +66,13 @@ func SetLimit(path string, bytes uint64) error {
 		if bytes == 0 {
 			a.maxRfer = ^uint64(0) // what the kernel clears a limit by
 		}
-		return ioctl(fd, iocQgroupLimit, unsafe.Pointer(&a))
+		// By the directory that the subvolume is in: the change itself is charged, and where a full subvolume is charged, it fails.
+		up, err := unix.Openat(fd, "..", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(up)
+		return ioctl(up, iocQgroupLimit, unsafe.Pointer(&a))
 	})
 }
 

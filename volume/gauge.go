@@ -15,12 +15,16 @@ import (
 const (
 	// looksEvery is how often a volume with a limit is looked at; a look reads a number or two.
 	looksEvery = 250 * time.Millisecond
+	// looksOften is how often where somebody writes so fast that the quota may be used up before the next look.
+	looksOften = 20 * time.Millisecond
 	// usageEvery is how old the answer to "how full is it" may be, where somebody asks.
 	usageEvery = 5 * time.Second
 	// freedMuch is by how much less a quota group stands before the limit is set anew.
 	freedMuch = 1 << 20
 	minMargin = 4 << 20
 	maxMargin = 64 << 20
+	// onTheWay is what the quota may let through while it is set anew beside a writer: 3 MiB were seen on a machine with ten times the load that it bears.
+	onTheWay = 8 << 20
 )
 
 // gauge holds a volume to its size.
@@ -47,8 +51,12 @@ type gauge struct {
 	soft    string     // why no quota stands behind the limit; empty: one does
 	charged uint64     // at the last measurement
 	quota   uint64     // what may be charged
+	keep    uint64     // what the files may take: total, or what a larger volume came with and has not removed since; 0: not yet measured
 	last    time.Time  // end of the last measurement
 	took    time.Duration
+	flushed time.Time // end of the last flush
+	flush   time.Duration
+	seen    uint64 // charged at the last look
 }
 
 // limit is what fusefs.Options.Limit wants. It takes no lock.
@@ -89,39 +97,71 @@ func (g *gauge) isHard() bool {
 // run looks again and again until ctx ends. Where measuring is a walk over many
 // files it is done less often: a twentieth of the time at most, but where the quota is nearly used up.
 func (g *gauge) run(ctx context.Context) {
-	tick := time.NewTicker(looksEvery)
-	defer tick.Stop()
+	next := time.NewTimer(looksEvery)
+	defer next.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
-			g.mu.Lock()
-			if g.dueLocked() {
-				g.measureLocked()
-			}
-			g.mu.Unlock()
+		case <-next.C:
+			next.Reset(g.look())
 		}
 	}
 }
 
-func (g *gauge) dueLocked() bool {
+// look measures where that is due, and returns when to look again.
+func (g *gauge) look() time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	age := time.Since(g.last)
 	if age >= max(usageEvery, 20*g.took) && g.asked.Load() {
-		return true
+		g.measureLocked()
+		return looksEvery
 	}
-	if age < 2*g.took {
-		return false
-	}
-	_, complete := g.remote()
-	if !complete {
-		return false
+	if _, complete := g.remote(); !complete {
+		return looksEvery
 	}
 	if g.quota == 0 {
-		return g.soft == softFetching // everything has come
+		if g.soft == softFetching && age >= 2*g.took { // everything has come
+			g.measureLocked()
+		}
+		return looksEvery
 	}
 	now, err := backing.Charged(g.path)
-	return err == nil && quotaIsDue(g.charged, g.quota, now)
+	if err == nil && quotaIsDue(g.charged, g.quota, now) {
+		now = g.flushLocked(now)
+		if quotaIsDue(g.charged, g.quota, now) && age >= 2*g.took {
+			g.measureLocked()
+			now = g.charged
+		}
+	}
+	grown := now - min(now, g.seen)
+	g.seen = now
+	return lookAgain(g.quota-min(g.quota, now), grown)
+}
+
+// flushLocked commits, where a part of what is charged may be what was written over since the last commit, and returns what is charged then. Who
+// only writes over what is there is not told that the volume is full as long as this is faster.
+func (g *gauge) flushLocked(charged uint64) uint64 {
+	if charged < g.charged || time.Since(g.flushed) < g.flush {
+		return charged
+	}
+	start := time.Now()
+	err := backing.SyncFS(g.path)
+	g.flushed, g.flush = time.Now(), time.Since(start)
+	if now, cerr := backing.Charged(g.path); err == nil && cerr == nil {
+		return now
+	}
+	return charged
+}
+
+// lookAgain returns when to look at a quota again of which so much is left, and of which so much was used between
+// the last two looks: at a growth like that, before half of it is used. It is a pure function.
+func lookAgain(left, grown uint64) time.Duration {
+	if grown == 0 {
+		return looksEvery
+	}
+	return min(max(time.Duration(float64(left)/float64(grown)*float64(looksOften)/2), looksOften), looksEvery)
 }
 
 // quotaIsDue reports whether a quota that was set when charged was charged has to be set anew now: half of what it
@@ -133,13 +173,25 @@ func quotaIsDue(charged, quota, now uint64) bool {
 	return now > charged && now-charged >= (quota-min(quota, charged))/2
 }
 
-// quotaFor returns how much may be charged to a subvolume of which the files take used, so that they take no more than total. What it holds
-// over its limit it may keep. It is a pure function.
+// quotaFor returns how much may be charged to a subvolume of which the files take used, so that they take no more than keep and
+// the margin of total. It is a pure function.
 //
 // BTRFS writes anew what is overwritten, and its trees with it, before it frees what was there: without some room for that a full volume could not
-// even be changed in place. So much may a volume get past its size where nobody asks us.
-func quotaFor(total, used, charged uint64) uint64 {
-	return charged + total - min(used, total) + min(max(total/64, minMargin), maxMargin)
+// even be changed in place. So much may a volume get past its size where nobody asks us, however slowly.
+func quotaFor(total, keep, used, charged uint64) uint64 {
+	most := keep + margin(total)
+	return charged + most - min(used, most)
+}
+
+func margin(total uint64) uint64 { return min(max(total/64, minMargin), maxMargin) }
+
+// keepFor returns what the files of a volume may take that take used: total, or where a volume came larger, what it has still of that. keep is what
+// it was before, 0 at first. What little a volume got past its size does not make it larger. It is a pure function.
+func keepFor(total, keep, used uint64) uint64 {
+	if keep == 0 && used > total+margin(total)+onTheWay {
+		return used
+	}
+	return max(total, min(keep, used))
 }
 
 const softFetching = "not everything is here yet: files are not passed through to writers until it is"
@@ -183,7 +235,8 @@ func (g *gauge) measureLocked() {
 	after, err := backing.Charged(g.path)
 	if err == nil {
 		g.charged = min(before, after)
-		g.quota = quotaFor(g.total, n, g.charged)
+		g.keep = keepFor(g.total, g.keep, n)
+		g.quota = quotaFor(g.total, g.keep, n, g.charged)
 		err = backing.SetLimit(g.path, g.quota)
 	}
 	g.setSoftLocked(err)
