@@ -29,7 +29,7 @@ PLUGINDIR = build/plugin/$(ARCH)
 PREFIX ?= /usr/local
 UNITS  ?= /etc/systemd/system
 
-.PHONY: kill-upload build test test-docker test-docker-short demo demo-short bench-failover bench-mount bench-start bench-snapshot bench-fs soak fuzz deps vet clean plugin plugin-rootfs plugin-push install uninstall install-holder uninstall-holder crash crash-short posix model storm
+.PHONY: kill-upload history build test test-docker test-docker-short demo demo-short bench-failover bench-mount bench-start bench-snapshot bench-fs soak fuzz deps vet clean plugin plugin-rootfs plugin-push install uninstall install-holder uninstall-holder crash crash-short posix model storm
 
 ## build: bin/fractal-lazy, one static file
 build:
@@ -161,6 +161,11 @@ posix:
 	@mkdir -p build
 	$(GO) build -o build/posix ./tests/posix
 	nice -n 10 build/posix -pjdfstest "$(PJDFSTEST)" -xfstests "$(XFSTESTS)" -ops 1000000 $(POSIX)
+
+## history: thousands of snapshots, failovers, purges and crashes on two machines, against a model; HISTORY="-ops N -seed S" for others
+history: deps
+	$(GO) build -o build/history ./tests/history
+	build/history $(HISTORY)
 
 ## model: a million random operations on a mount and on plain BTRFS, compared; MODEL="-ops N -seed S" for others
 model: deps

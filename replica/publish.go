@@ -67,8 +67,8 @@ func (p *Publisher) Publish(ctx context.Context, j Job) (Result, error) {
 //  1. Blocks, children before parents within the build, in any order across batches. After a crash: unpinned
 //     blocks in the store. The next attempt builds the same ones and finds them there, or a collection took
 //     them and they are sent again.
-//  2. Pin of the root, which fails where a block below it is missing. After a crash: a pin that no
-//     manifest names. The next attempt ends with the same root and finds it pinned.
+//  2. Job.Pinning, then the pin of the root, which fails where a block below it is missing. After a crash: a pin that no
+//     manifest names. The next attempt ends with the same root and finds it pinned; where none comes, the caller of Pinning knows it.
 //  3. The writer is asked for: a machine that lost the volume stops here. (The Hive checks it again with the
 //     manifest, in one transaction; this one saves the other machine the noise, and gives a clear error.)
 //  4. The manifest. After a crash the Hive may hold it and nobody here know: the next attempt signs
@@ -96,6 +96,11 @@ func (p *Publisher) publish(ctx context.Context, j *Job, pub seal.Pubkey) (Resul
 	}
 
 	progress.phase("pin")
+	if j.Pinning != nil {
+		if err := j.Pinning(b.root); err != nil {
+			return Result{}, cid.Undef, err
+		}
+	}
 	if err := p.pin(ctx, j.source().Root, b.root); err != nil { // 2
 		return Result{}, cid.Undef, fmt.Errorf("pin: %w", err)
 	}

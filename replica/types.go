@@ -67,7 +67,10 @@ type Job struct {
 	Compression snapshot.Compression
 	Working     *Working // nil: nothing is known of it
 	// Line is what the blocks are sent over; nil: no limit.
-	Line     *pace.User
+	Line *pace.User
+	// Pinning is called with the root before it is pinned, so that the caller can unpin it where no manifest comes to name it; an error of it ends the Job.
+	// May be nil.
+	Pinning  func(root cid.Cid) error
 	Progress func(Progress) // may be nil; called at most a few times a second, from any goroutine, never at once
 }
 

@@ -103,8 +103,8 @@ const importBatch = 64 << 20
 // Import reads an exported snapshot of the volume from r, brings its blocks to the block store, pins it there, and makes it known to the Hive. It is not mounted, and takes the
 // place of nothing newer: see decideImport. The volume is made before, from its key.
 //
-// Order: 1. blocks, in batches; 2. the pin, which proves that they are all there; 3. the manifest; 4. the Hive's writer, which a manifest sets, is cleared;
-// 5. the record. A crash before 2 leaves blocks that a collection may take, before 3 a pin that no manifest names, before 4 a writer: the machine of the
+// Order: 1. blocks, in batches; 2. a note of the root (beginPin), and the pin, which proves that they are all there; 3. the manifest; 4. the Hive's writer, which a manifest sets, is cleared;
+// 5. the record. A crash before 2 leaves blocks that a collection may take, before 3 a pin that no manifest names, which the worker gives up, before 4 a writer: the machine of the
 // manifest, which may be another one. The same import again goes on from there, but for that: the volume is then mounted with takeover=always.
 //
 // Errors: ErrArchive (the file), ErrOption (of another volume), ErrRollback, ErrHeld, ErrInUse, ErrNotReady, and the error of r.
@@ -146,6 +146,13 @@ func (m *Manager) importNow(ctx context.Context, v *vol, r io.Reader, p func(Pro
 	before, err := m.store.Pinned(ctx, file.Root)
 	if err != nil {
 		return out, m.storeError(err)
+	}
+	if !before { // else somebody keeps it already
+		endPin, err := v.beginPin(file.Root)
+		if err != nil {
+			return out, err
+		}
+		defer endPin()
 	}
 	if err := m.store.Pin(ctx, file.Root); err != nil { // 2
 		if errors.Is(err, store.ErrNotFound) {
@@ -323,10 +330,15 @@ func (m *Manager) postImport(ctx context.Context, v *vol, d importDecision, a an
 			return nil, fmt.Errorf("%w: set the volume free: %w; mount it with takeover=always", ErrNotReady, err)
 		}
 	}
-	if !d.newest {
-		return mf, nil
+	root, err := mf.Root()
+	if err != nil {
+		return nil, err
 	}
 	return mf, v.update(func(r *record) { // 5
+		r.unpinDone(root)
+		if !d.newest {
+			return
+		}
 		r.Known = true
 		r.see(mf.Generation, mf.Hash().String())
 	})

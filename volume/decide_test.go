@@ -121,6 +121,10 @@ func TestDecide_Table(t *testing.T) {
 		{"release waits", rest, func(s *situation) { s.release, s.final, s.pending, s.retry = true, true, 1, now.Add(time.Minute) }, plan{}, time.Minute},
 		{"being mounted", rest, func(s *situation) { s.release, s.final, s.mounting = true, true, true }, plan{}, looksAgain},
 		{"worker runs", used, func(s *situation) { s.pending, s.working = 1, true }, plan{}, looksAgain},
+		{"something is left pinned", rest, func(s *situation) { s.unpin = true }, plan{unpin: true}, 0},
+		{"something is left pinned by a fenced one", used, func(s *situation) { s.unpin, s.fenced, s.pending = true, true, 1 }, plan{unpin: true}, 0},
+		{"pinned for what waits", rest, func(s *situation) { s.unpin, s.pending, s.retry = true, 1, now.Add(time.Second) }, plan{}, time.Second},
+		{"left pinned, and tried just now", rest, func(s *situation) { s.unpin, s.unpinAt = true, now.Add(time.Minute) }, plan{}, time.Minute},
 		{"a view", used, func(s *situation) { s.view, s.lastSnap, s.lastAsk = true, ago(time.Hour), ago(time.Hour) }, plan{}, looksAgain},
 	} {
 		s := c.from

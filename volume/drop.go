@@ -5,13 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"fractal-lazy/backing"
 	"fractal-lazy/hive"
 	"fractal-lazy/lazy"
-
-	"github.com/ipfs/go-cid"
 )
 
 // RemoveSnapshot removes one snapshot, here and in the network. ErrInUse where it is needed, see Purge; ErrNotSaved for changes that were
@@ -168,12 +165,7 @@ func (m *Manager) dropRemote(ctx context.Context, v *vol, i SnapshotInfo, all *[
 	if i.Root == "" {
 		return "", fmt.Errorf("generation %d is not of this format", i.Generation)
 	}
-	err = v.intend(func(r *record) { // 1
-		if !slices.Contains(r.Unpin, i.Root) && len(r.Unpin) < maxSnapshots {
-			r.Unpin = append(r.Unpin, i.Root)
-		}
-	})
-	if err != nil {
+	if err := v.intend(func(r *record) { r.unpinLater(i.Root) }); err != nil { // 1
 		return "", err
 	}
 	ask, cancel := context.WithTimeout(ctx, askTimeout)
@@ -189,56 +181,4 @@ func (m *Manager) dropRemote(ctx context.Context, v *vol, i SnapshotInfo, all *[
 	*all = left
 	m.logger(v, "purge").Info().Uint64("generation", i.Generation).Str("cid", i.Root).Msg("published snapshot removed")
 	return note, m.unpin(ctx, v, i.Root, left) // 3, 4
-}
-
-// unpinLeft does what a purge before this one had no time for.
-func (m *Manager) unpinLeft(ctx context.Context, v *vol, all []*hive.Manifest) error {
-	if len(v.record().Unpin) == 0 || m.pub == nil {
-		return nil
-	}
-	if len(all) == 0 { // of local snapshots alone
-		return nil
-	}
-	wait, cancel := context.WithTimeout(ctx, removeWait)
-	defer cancel()
-	if err := v.enter(wait, stepPurge); err != nil {
-		return err
-	}
-	defer v.leave()
-	for _, root := range v.record().Unpin {
-		if err := m.unpin(ctx, v, root, all); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// unpinTimeout bounds a call to a block store that does not answer, as an unmount may be waiting. The next purge tries again.
-const unpinTimeout = 20 * time.Second
-
-// unpin gives up a root that none of the manifests left names, and that nothing here needs, then notes that it is done.
-func (m *Manager) unpin(ctx context.Context, v *vol, root string, left []*hive.Manifest) error {
-	roots, err := m.rootsInUse(v)
-	if err != nil {
-		return err
-	}
-	named := slices.ContainsFunc(left, func(mf *hive.Manifest) bool { r, err := mf.Root(); return err == nil && r == root })
-	if b := v.record().Base; b != nil && b.Root == root {
-		named = true
-	}
-	if !named && roots[root] != "" {
-		return nil // the next purge looks again
-	}
-	if !named {
-		c, err := cid.Decode(root)
-		if err != nil {
-			return err
-		}
-		limit, cancel := context.WithTimeout(ctx, unpinTimeout)
-		defer cancel()
-		if err := m.store.Unpin(limit, c); err != nil {
-			return fmt.Errorf("unpin %s: %w", root, err)
-		}
-	}
-	return v.update(func(r *record) { r.Unpin = slices.DeleteFunc(r.Unpin, func(s string) bool { return s == root }) })
 }

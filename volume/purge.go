@@ -61,7 +61,7 @@ func (m *Manager) Purge(ctx context.Context, name, pattern string, opt PurgeOpti
 	if res.Decisions, err = m.planPurge(v, p, remote, opt); err != nil {
 		return res, v.wrap(fmt.Errorf("purge: %w", err))
 	}
-	if !opt.DryRun {
+	if !opt.DryRun && len(remote) > 0 { // not of local snapshots alone
 		if err := m.unpinLeft(ctx, v, remote); err != nil {
 			return res, v.wrap(fmt.Errorf("purge: unpin what an earlier one removed: %w", err))
 		}

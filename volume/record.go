@@ -47,7 +47,7 @@ type record struct {
 	SavedGen  uint64            `json:"saved_gen"`         // BTRFS generation of data when it equalled Base
 	// Source is the public key of the volume that a clone still takes content from; empty: it does not.
 	Source string `json:"source,omitempty"`
-	// Unpin are roots whose manifests were removed, or are about to be, and that are still to be unpinned.
+	// Unpin are roots that are to be unpinned unless a manifest names them: those of manifests that were removed, or are about to be, and what is being published.
 	Unpin []string `json:"unpin,omitempty"`
 	// Snapshots are the local ones, ascending by time.
 	Snapshots  []snapRecord  `json:"snapshots,omitempty"`

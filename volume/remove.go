@@ -49,6 +49,13 @@ func (m *Manager) Remove(ctx context.Context, name string, force bool) error {
 			m.logger(v, "remove").Warn().Err(err).Msg("the Hive still names this machine as the writer: others need takeover=always")
 		}
 	}
+	if len(v.record().Unpin) > 0 && m.pub != nil {
+		ask, cancel := context.WithTimeout(ctx, askTimeout)
+		defer cancel()
+		if err := m.unpinByItself(ask, v); err != nil {
+			m.logger(v, "remove").Warn().Err(err).Msg("something stays pinned that no snapshot has")
+		}
+	}
 	return m.bury(v)
 }
 

@@ -95,6 +95,7 @@ func (m *Manager) situation(v *vol, now time.Time) situation {
 		since: v.since, view: v.isView(), fenced: v.rec.Fence != nil, release: v.rec.Release, final: v.final,
 		pending: v.rec.count(kindPending), hive: m.d.Hive != nil, asked: v.asked, interval: v.set.interval,
 		waits: v.waitsLocked(), lastSnap: v.lastSnap, lastAsk: v.lastAsk, retry: v.retry.until,
+		unpin: len(v.rec.Unpin) > 0, unpinAt: v.unpinAt,
 	}
 }
 

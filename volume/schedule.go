@@ -36,6 +36,8 @@ const (
 	linger = time.Minute
 	// checkEvery is the time between fencing checks where no interval is set.
 	checkEvery = time.Minute
+	// unpinEvery is the time between tries to unpin what is left, each of which asks the Hive for all manifests.
+	unpinEvery = 10 * time.Minute
 	// looksAgain is when a volume is looked at that waits for nothing.
 	looksAgain = time.Hour
 )
@@ -63,6 +65,8 @@ type situation struct {
 	lastSnap time.Time
 	lastAsk  time.Time
 	retry    time.Time // not before, after a failed upload
+	unpin    bool      // roots are left to be unpinned
+	unpinAt  time.Time // not before, after a try
 }
 
 // plan is what the worker is to do, in the order of its fields.
@@ -72,11 +76,14 @@ type plan struct {
 	ask      bool // the fencing check
 	publish  bool
 	release  bool
+	unpin    bool // what an interrupted publication or purge left pinned
 	why      string
 	next     time.Time // when to look again, where nothing is to be done
 }
 
-func (p *plan) any() bool { return p.takeDown || p.snapshot || p.ask || p.publish || p.release }
+func (p *plan) any() bool {
+	return p.takeDown || p.snapshot || p.ask || p.publish || p.release || p.unpin
+}
 
 // decide says what a volume needs now. It is a pure function.
 func decide(s situation) (p plan) {
@@ -103,6 +110,11 @@ func decide(s situation) (p plan) {
 		p.takeDown = true
 		note("mounted, and nobody uses it")
 		return p
+	}
+	// What waits for its upload is most likely what is pinned: the upload strikes it out.
+	if s.unpin && s.hive && (s.pending == 0 || s.fenced) && due(s.unpinAt) {
+		p.unpin = true
+		note("something is pinned that no snapshot has")
 	}
 	if s.closing || s.view || s.fenced {
 		return p

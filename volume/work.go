@@ -10,6 +10,8 @@ import (
 	"fractal-lazy/replica"
 	"fractal-lazy/snapshot"
 	"fractal-lazy/snapshot/wire"
+
+	"github.com/ipfs/go-cid"
 )
 
 // doWork does what the plan says, in order, and stops at the first thing that fails.
@@ -21,6 +23,20 @@ func (m *Manager) doWork(ctx context.Context, v *vol, p plan) {
 			log.Warn().Err(err).Msg("cannot take down a mount that nobody uses")
 		}
 		return
+	}
+	if p.unpin {
+		err := v.enter(ctx, stepPurge)
+		if err == nil {
+			err = m.unpinByItself(ctx, v)
+			v.leave()
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		v.mutate(func() { v.unpinAt = m.now().Add(unpinEvery) })
+		if err != nil {
+			log.Warn().Err(err).Msg("something stays pinned that no snapshot has; it is tried again")
+		}
 	}
 	if p.ask {
 		if err := m.confirm(ctx, v); err != nil {
@@ -100,10 +116,11 @@ func (m *Manager) publishAll(ctx context.Context, v *vol, p plan) error {
 
 // publish uploads one local snapshot.
 //
-// Order: 1. the Hive confirms that this machine is the writer; 2. blocks, pin,
+// Order: 1. the Hive confirms that this machine is the writer; 2. blocks, a note of the root (beginPin), pin,
 // manifest (package replica); 3. the record; 4. the local snapshot of the
 // upload before goes. After a crash between 2 and 3 the same job runs again,
-// ends with the same manifest, and the Hive takes it as known.
+// ends with the same manifest, and the Hive takes it as known. Where it does not run again, as another machine took
+// over, the worker unpins what was noted.
 func (m *Manager) publish(ctx context.Context, v *vol, s snapRecord) error {
 	if m.pub == nil {
 		if m.d.Hive == nil {
@@ -125,9 +142,12 @@ func (m *Manager) publish(ctx context.Context, v *vol, s snapRecord) error {
 	}
 	start := time.Now()
 	var sent uint64
+	endPin := func() {}
+	defer func() { endPin() }()
 	res, err := m.pub.Publish(ctx, replica.Job{
 		Volume: v.name, Key: v.key, Machine: m.id(), Snapshot: v.snap(s.ID), Created: s.Created, Base: base, Source: source,
 		ChunkSize: v.set.chunkSize, Compression: v.set.compression, Working: v.working(), Line: m.up.User(v.hurries),
+		Pinning: func(root cid.Cid) (err error) { endPin, err = v.beginPin(root); return err },
 		Progress: func(p replica.Progress) {
 			v.mutate(func() {
 				v.uploadIs, sent = Progress{Phase: p.Phase, Done: max(p.Bytes, p.BytesUploaded)}, p.BytesUploaded
@@ -198,6 +218,7 @@ func (m *Manager) published(v *vol, s snapRecord, res replica.Result, dir *wire.
 		}
 		r.Base, r.SavedGen, r.Known = b, s.Gen, true
 		r.Source = ""
+		r.unpinDone(b.Root)
 		r.see(b.Generation, b.Hash)
 		r.Replicated = &s.Created
 		r.Totals.BytesTotal, r.Totals.FilesTotal = dir.Bytes, dir.Files

@@ -1,0 +1,199 @@
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// edit is one change of a file system, the same wherever it is applied: its times are its own.
+type edit struct {
+	kind     string
+	path, to string
+	off      int64
+	size     int
+	seed     uint64
+	at       int64 // nanoseconds
+}
+
+// randomEdit is a change of what is in root.
+func randomEdit(r *rand.Rand, root string) (edit, error) {
+	files, dirs, err := paths(root)
+	if err != nil {
+		return edit{}, err
+	}
+	e := edit{seed: r.Uint64(), at: 1_600_000_000_000_000_000 + r.Int64N(1<<57)}
+	fresh := func(kind string) string {
+		return filepath.Join(dirs[r.IntN(len(dirs))], fmt.Sprintf("%s%d", kind, r.IntN(60)))
+	}
+	any := func() string {
+		if len(files) == 0 {
+			return "nothing"
+		}
+		return files[r.IntN(len(files))]
+	}
+	sizes := []int{0, 1, 100, 4000, 4096, 5000, 20_000, 70_000, 150_000, 300_000}
+	e.size = sizes[r.IntN(len(sizes))]
+	e.off = []int64{0, 1, 4096, 65_536, 100_000, 262_144}[r.IntN(6)]
+	kinds := []string{"write", "write", "write", "write", "pwrite", "pwrite", "pwrite", "append", "truncate", "truncate", "punch", "unlink", "unlink",
+		"rename", "rename", "link", "symlink", "mkdir", "mkdir", "rmtree", "chmod", "chown", "setxattr", "removexattr", "fifo", "movedir"}
+	e.kind = kinds[r.IntN(len(kinds))]
+	if len(files) > 60 {
+		e.kind = "rmtree"
+	}
+	switch e.kind {
+	case "write":
+		if e.path = fresh("f"); r.IntN(3) == 0 {
+			e.path = any()
+		}
+	case "rename", "link":
+		e.path = any()
+		if e.to = fresh("f"); e.kind == "rename" && r.IntN(4) == 0 {
+			e.to = any()
+		}
+	case "symlink", "fifo":
+		e.path = fresh("s")
+	case "mkdir":
+		e.path = fresh("d")
+	case "rmtree":
+		e.path = dirs[r.IntN(len(dirs))]
+		if e.path == "" {
+			e.path, e.kind = any(), "unlink"
+		}
+	case "movedir":
+		if e.path, e.to = dirs[r.IntN(len(dirs))], fresh("d"); e.path == "" {
+			e.path, e.kind = fresh("d"), "mkdir" // a mount point cannot be moved
+		}
+	default:
+		e.path = any()
+	}
+	return e, nil
+}
+
+func (e edit) String() string {
+	return fmt.Sprintf("%s %q %q %d+%d seed %d", e.kind, e.path, e.to, e.off, e.size, e.seed)
+}
+
+// apply does the edit below root. The error is an errno, or tells that the test itself is wrong.
+func (e edit) apply(root string) error {
+	p, to := filepath.Join(root, e.path), filepath.Join(root, e.to)
+	var err error
+	switch e.kind {
+	case "write":
+		err = e.write(p, os.O_CREATE|os.O_TRUNC, 0)
+	case "pwrite":
+		err = e.write(p, 0, e.off)
+	case "append":
+		err = e.write(p, os.O_APPEND, -1)
+	case "truncate":
+		err = e.onFile(p, func(fd int) error { return unix.Ftruncate(fd, e.off+int64(e.size)) })
+	case "punch":
+		err = e.onFile(p, func(fd int) error {
+			return unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, e.off, int64(max(e.size, 1)))
+		})
+	case "unlink":
+		err = unix.Unlink(p)
+	case "rename":
+		err = unix.Rename(p, to)
+	case "movedir":
+		err = unix.Rename(p, to)
+	case "link":
+		err = unix.Linkat(unix.AT_FDCWD, p, unix.AT_FDCWD, to, 0)
+	case "symlink":
+		err = unix.Symlink(fmt.Sprintf("to-%d", e.seed), p)
+	case "fifo":
+		err = unix.Mkfifo(p, 0o640)
+	case "mkdir":
+		err = unix.Mkdir(p, 0o755)
+	case "rmtree":
+		err = os.RemoveAll(p)
+	case "chmod":
+		err = unix.Fchmodat(unix.AT_FDCWD, p, []uint32{0o600, 0o644, 0o755, 0o4755, 0o2750}[e.seed%5], 0)
+	case "chown":
+		err = unix.Lchown(p, int(e.seed%3)*1000, int(e.seed>>8%3)*1000)
+	case "setxattr":
+		err = unix.Lsetxattr(p, fmt.Sprintf("trusted.x%d", e.seed%3), noise(e.seed, 1+int(e.seed%300)), 0)
+	case "removexattr":
+		err = unix.Lremovexattr(p, fmt.Sprintf("trusted.x%d", e.seed%3))
+	default:
+		return fmt.Errorf("no such edit: %s", e.kind)
+	}
+	var errno unix.Errno
+	if err != nil && !errors.As(err, &errno) {
+		return fmt.Errorf("%v: %w", e, err)
+	}
+	if terr := e.setTimes(root); terr != nil {
+		return terr
+	}
+	if err != nil {
+		return errno
+	}
+	return nil
+}
+
+// setTimes sets what "now" has touched.
+func (e edit) setTimes(root string) error {
+	touched := []string{e.path, filepath.Dir(e.path), "."}
+	if e.to != "" {
+		touched = append(touched, e.to, filepath.Dir(e.to))
+	}
+	for _, p := range touched {
+		err := unix.UtimesNanoAt(unix.AT_FDCWD, filepath.Join(root, p), []unix.Timespec{{Nsec: unix.UTIME_OMIT}, unix.NsecToTimespec(e.at)}, unix.AT_SYMLINK_NOFOLLOW)
+		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) {
+			return fmt.Errorf("set times of %q: %w", p, err)
+		}
+	}
+	return nil
+}
+
+func (e edit) onFile(p string, do func(fd int) error) error {
+	fd, err := unix.Open(p, unix.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return unix.ENXIO
+	}
+	return do(fd)
+}
+
+func (e edit) write(p string, flags int, off int64) error {
+	fd, err := unix.Open(p, unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC|flags, 0o644)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	b := noise(e.seed, e.size)
+	if off < 0 {
+		_, err = unix.Write(fd, b)
+	} else {
+		_, err = unix.Pwrite(fd, b, off)
+	}
+	return err
+}
+
+// noise is n bytes of which none is zero: half of them compress.
+func noise(seed uint64, n int) []byte {
+	b := make([]byte, n)
+	r := rand.New(rand.NewPCG(seed, 1))
+	var w [8]byte
+	for i := range b {
+		if i%8 == 0 {
+			binary.LittleEndian.PutUint64(w[:], r.Uint64())
+		}
+		if b[i] = w[i%8] | 1; i/4096%2 == 1 {
+			b[i] = 'a'
+		}
+	}
+	return b
+}

@@ -1,0 +1,43 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"fractal-lazy/seal"
+)
+
+func main() {
+	if code, done := enter(); done {
+		os.Exit(code)
+	}
+	var c config
+	var trace bool
+	flag.IntVar(&c.ops, "ops", 5000, "how many operations")
+	flag.Uint64Var(&c.seed, "seed", uint64(time.Now().UnixNano())%1_000_000, "what everything random follows from; a history that failed begins with its own")
+	flag.IntVar(&c.length, "length", 150, "operations in one history: then everything is read back, and the next begins with empty machines")
+	flag.Float64Var(&c.crashes, "crashes", 0.08, "share of the calls in which the machine crashes")
+	flag.StringVar(&c.dir, "dir", os.TempDir(), "where the pools are made: up to 2 GiB")
+	flag.BoolVar(&trace, "v", false, "a line for each operation")
+	flag.Parse()
+	if trace {
+		c.trace = os.Stdout
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	fmt.Printf("seed %d\n", c.seed)
+	began := time.Now()
+	t, err := c.run(ctx)
+	fmt.Printf("%v\nin %v\n", &t, time.Since(began).Round(time.Second))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "history failed:", err)
+		os.Exit(1)
+	}
+}
+
+func parsePub(text string) (seal.Pubkey, error) { return seal.ParsePubkey(text) }
