@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"context"
 	"errors"
 	"path/filepath"
 	"testing"
@@ -44,14 +45,19 @@ func TestUnpin_WhatWasPinnedAndNeverPublished(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		must(t, v.enter(ctx(t), stepPurge))
 		must(t, a.unpinByItself(ctx(t), v))
+		v.leave()
 		if is, err := w.store.Pinned(ctx(t), root); err != nil || !is {
 			t.Fatalf("it was unpinned while it was being published: %v", err)
 		}
 		end()
-		v.mutate(func() { v.unpinAt = a.now() }) // the worker may have met it before its time
-		a.poke()
-		a.eventually("unpinned", func() bool { is, err := w.store.Pinned(ctx(t), root); return err == nil && !is })
+		a.eventually("unpinned", func() bool {
+			v.mutate(func() { v.unpinAt = a.now() }) // the worker may have met it before its time
+			a.poke()
+			is, err := w.store.Pinned(context.Background(), root)
+			return err == nil && !is
+		})
 		a.eventually("struck out", func() bool { return len(v.record().Unpin) == 0 })
 		all, err := a.manifests(ctx(t), v)
 		must(t, err)
@@ -83,7 +89,9 @@ func TestUnpin_KeepsWhatAManifestNames(t *testing.T) {
 	end, err := v.beginPin(root)
 	must(t, err)
 	end()
+	must(t, v.enter(ctx(t), stepPurge))
 	must(t, a.unpinByItself(ctx(t), v))
+	v.leave()
 	if is, err := w.store.Pinned(ctx(t), root); err != nil || !is || len(v.record().Unpin) != 0 {
 		t.Fatalf("%v %v", is, err)
 	}
