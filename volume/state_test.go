@@ -1,27 +1,47 @@
 package volume
 
 import (
+	"bytes"
+	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"fractal-lazy/backing"
 	"fractal-lazy/config"
+	"fractal-lazy/lazy"
+	"fractal-lazy/seal"
 
 	"golang.org/x/sys/unix"
 )
 
-// stateFolder is testdata/state-v1 as a daemon left it: on BTRFS, with subvolumes where git has plain folders. The folder was
-// written by the program of commit bb8e631 and never changes; a later form of the state gets a folder of its own beside it.
-// Its keys were made for it and belong to nothing.
-func stateFolder(t *testing.T, w *world) string {
+// stateFolder is a folder of testdata as a daemon left it: on BTRFS, with subvolumes where git has plain folders, and with what git does not keep: the
+// file beside-git has lines of a path, which is an empty folder, or of a path, an extended attribute and its value in base64.
+//
+// state-v1 was written by the program of commit bb8e631, and state-v2, with sealed keys, by that of d3721eb. They never change; a later form of the state
+// gets a folder of its own beside them. Their keys were made for them and belong to nothing.
+func stateFolder(t *testing.T, w *world, name string) string {
 	t.Helper()
 	root := filepath.Join(w.dir, "old")
-	from := filepath.Join("testdata", "state-v1")
-	must(t, os.CopyFS(root, os.DirFS(from)))
+	must(t, os.CopyFS(root, os.DirFS(filepath.Join("testdata", name))))
+	beside, err := os.ReadFile(filepath.Join(root, "beside-git"))
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	var lines [][]string
+	for line := range strings.Lines(string(beside)) {
+		lines = append(lines, strings.Fields(line))
+	}
+	for _, f := range lines {
+		if len(f) == 1 {
+			must(t, os.MkdirAll(filepath.Join(root, f[0]), 0o700))
+		}
+	}
 	for _, pattern := range []string{"data", filepath.Join("snapshots", "*")} {
 		found, err := filepath.Glob(filepath.Join(root, "volumes", "*", pattern))
 		must(t, err)
@@ -33,8 +53,15 @@ func stateFolder(t *testing.T, w *world) string {
 			must(t, os.RemoveAll(plain))
 		}
 	}
-	for _, name := range []string{"volume.json", "mounts.json"} {
-		found, err := filepath.Glob(filepath.Join(root, "volumes", "*", name))
+	for _, f := range lines {
+		if len(f) == 3 {
+			v, err := base64.StdEncoding.DecodeString(f[2])
+			must(t, err)
+			must(t, unix.Setxattr(filepath.Join(root, f[0]), f[1], v, 0))
+		}
+	}
+	for _, pattern := range []string{"volumes/*/volume.json", "volumes/*/mounts.json", "schedule.json", "passphrase"} {
+		found, err := filepath.Glob(filepath.Join(root, pattern))
 		must(t, err)
 		for _, path := range found {
 			must(t, os.Chmod(path, 0o600))
@@ -47,7 +74,7 @@ func stateFolder(t *testing.T, w *world) string {
 func TestOpen_ReadsTheStateFolderOfVersion1(t *testing.T) {
 	w := newWorld(t)
 	w.down.Store(true) // nothing that it knows is at this Hive
-	root := stateFolder(t, w)
+	root := stateFolder(t, w, "state-v1")
 
 	cfg, err := config.Load(config.Sources{Flags: map[string]string{"root": root}})
 	must(t, err)
@@ -126,5 +153,99 @@ func TestOpen_ReadsTheStateFolderOfVersion1(t *testing.T) {
 	must(t, unix.Stat(a.vols["held"].recordFile(), &st))
 	if st.Mode&0o777 != 0o600 {
 		t.Errorf("volume.json has mode %o", st.Mode&0o777)
+	}
+}
+
+// Keys are sealed, one volume was restored and is not fetched, one taken over from Buttervolume, one is a clone of it that still takes content from
+// there, and one follows another machine.
+func TestOpen_ReadsTheStateFolderOfVersion2(t *testing.T) {
+	w := newWorld(t)
+	w.down.Store(true)
+	root := stateFolder(t, w, "state-v2")
+	all := []string{"album", "db", "mail", "photos"}
+
+	// Without the passphrase every volume is there, and locked; nothing is changed.
+	a := w.machine("old")
+	before := map[string][]byte{}
+	for _, name := range all {
+		if i := a.info(name); i.LockedWhy == "" {
+			t.Errorf("%s is open without the passphrase: %+v", name, i)
+		}
+		before[name] = a.recordBytes(name)
+	}
+	a.vanish()
+
+	a = w.machine("old", withPassphrase(filepath.Join(root, "passphrase")))
+	var names []string
+	for _, i := range a.List() {
+		names = append(names, i.Name)
+		if i.LockedWhy != "" || i.Mountpoint != "" {
+			t.Errorf("%+v", i)
+		}
+	}
+	if !slices.Equal(names, all) {
+		t.Fatalf("volumes %v", names)
+	}
+	for _, name := range all {
+		k, err := seal.ParsePrivkey(a.key(name))
+		must(t, err)
+		v := a.vols[name]
+		if k.Public() != v.pub || filepath.Base(v.dir) != v.pub.String() {
+			t.Errorf("%s: another key", name)
+		}
+		if !bytes.Contains(before[name], []byte(`"sealed_key"`)) || !bytes.Contains(a.recordBytes(name), []byte(`"sealed_key"`)) {
+			t.Errorf("%s: its key is not sealed", name)
+		}
+	}
+
+	if i := a.info("mail"); i.Synchronized == nil || i.Synchronized.UTC().Format(time.RFC3339Nano) != "2026-11-21T16:09:00.773839405Z" || i.Generation != 1 || i.Unpublished != 0 {
+		t.Errorf("mail: %+v", i)
+	}
+	if r := a.vols["photos"].record(); r.Imported == nil || r.Imported.UUID != "b1bfa5c7-693b-1d41-abaa-dc74c65b769d" || r.Imported.Transid != 27 {
+		t.Errorf("photos: %+v", r.Imported)
+	}
+	if v := a.importedFrom("b1bfa5c7-693b-1d41-abaa-dc74c65b769d"); v == nil || v.name != "photos" {
+		t.Error("the volume of Buttervolume would be taken over again")
+	}
+	if i := a.info("db"); i.Generation != 3 || i.Newest != 3 || i.BytesRemote != 3 || i.FilesRemote != 1 || i.Options["interval"] != "1h0m0s" {
+		t.Errorf("db: %+v", i)
+	}
+	jobs, _, err := a.Jobs("")
+	must(t, err)
+	var said []string
+	for _, j := range jobs {
+		said = append(said, fmt.Sprint(j.Volume, " ", j.Action, " ", j.Timer))
+	}
+	slices.Sort(said)
+	if want := []string{"db purge:4h:1d:2w:2y 0 4 * * 0", "mail synchronize:all 5"}; !slices.Equal(said, want) {
+		t.Errorf("jobs %q", said)
+	}
+
+	// Data and marks: what is here is read, and what is not is known as remote. (None of them was in use here, so nothing is mounted without the Hive.)
+	for name, want := range map[string]string{"photos": "new\n", "album": "new\n", "mail": "mail"} {
+		wantFile(t, filepath.Join(a.vols[name].data(), "f"), want)
+	}
+	remote := func(name string) lazy.Status {
+		t.Helper()
+		tree, err := backing.OpenTree(a.vols[name].data())
+		must(t, err)
+		defer tree.Close()
+		l, err := lazy.Open(ctx(t), tree, w.store, a.vols[name].key.Sealer(), lazy.Options{Log: a.Manager.log})
+		must(t, err)
+		defer l.Close()
+		return l.Status()
+	}
+	if st := remote("db"); st.Complete || st.BytesRemote != 3 {
+		t.Errorf("db: %+v", st)
+	}
+	if st := remote("photos"); !st.Complete {
+		t.Errorf("photos: %+v", st)
+	}
+
+	// And what this program writes of it, it reads.
+	a.vanish()
+	a = w.machine("old", withPassphrase(filepath.Join(root, "passphrase")))
+	if i := a.info("photos"); i.LockedWhy != "" || i.State == StateFenced {
+		t.Errorf("photos again: %+v", i)
 	}
 }
