@@ -102,7 +102,7 @@ func TestHold_NextSupervisorHasWhatBlocksOthers(t *testing.T) {
 func TestHold_FollowsTheSupervisor(t *testing.T) {
 	socket := socketIn(t)
 	hold(t, socket, time.Minute)
-	r := start(t, "once", "SUPERVISE_TEST_HOLDER="+socket, "SUPERVISE_TEST_HOLD=300ms")
+	r := start(t, "once", "SUPERVISE_TEST_HOLDER="+socket, "SUPERVISE_TEST_HOLD=4s")
 	if err := syscall.Kill(pidOf(r.lines("ready", 1)[0]), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}

@@ -259,7 +259,7 @@ func TestRun_FirstWorkerThatRefusesIsTheEnd(t *testing.T) {
 
 // After the hold time what blocks others is let go of, and what does not is kept.
 func TestRun_GivesUpWhatBlocksWithoutAWorker(t *testing.T) {
-	r := start(t, "once", "SUPERVISE_TEST_HOLD=300ms")
+	r := start(t, "once", "SUPERVISE_TEST_HOLD=4s")
 	if err := syscall.Kill(pidOf(r.lines("ready", 1)[0]), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
