@@ -178,9 +178,11 @@ func TestHold_DriverIsKilledUnderAWriter(t *testing.T) {
 // Docker takes the plugin's mounts away when it disables it, and the containers keep theirs.
 func TestHold_DriverIsStoppedAndThePlaceOfItsMountGone(t *testing.T) {
 	m := newMachine(t)
-	holder := m.holder("1m")
 	m.start()
+	m.run("status").want(t, ExitOK, "none: mounts end with the driver")
+	holder := m.holder("1m")
 	m.logged("driver.log", "a holder keeps mounts", 1)
+	eventually(t, "status tells of it", func() bool { return strings.Contains(m.run("status").out, "mounts outlive the driver") })
 	path := m.mount()
 	w := m.writer(path)
 	n := m.writes(20)

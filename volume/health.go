@@ -27,7 +27,7 @@ const healthTimeout = 5 * time.Second
 func (m *Manager) Health(ctx context.Context) Health {
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
-	checks := []func(context.Context) Check{m.checkPool, checkFuse, checkPassthrough, m.checkHive, m.checkStore, m.checkMounts, m.checkKeys}
+	checks := []func(context.Context) Check{m.checkPool, checkFuse, checkPassthrough, m.checkHive, m.checkStore, m.checkMounts, m.checkKeys, m.checkHolder}
 	h := Health{OK: true, Checks: make([]Check, len(checks))}
 	var wg sync.WaitGroup
 	for i, do := range checks {
@@ -57,6 +57,14 @@ func (m *Manager) checkPool(context.Context) Check {
 		err = s.Check()
 	}
 	return check("pool", fmt.Sprintf("%s: BTRFS, %d MiB of %d MiB free", m.o.Root, s.Free>>20, s.Size>>20), err)
+}
+
+// checkHolder is never a fault: a holder is for those who want one.
+func (m *Manager) checkHolder(context.Context) Check {
+	if m.d.Keep != nil && m.d.Keep.Outlives() {
+		return check("holder", "mounts outlive the driver", nil)
+	}
+	return check("holder", "none: mounts end with the driver, but not with its worker", nil)
 }
 
 func checkFuse(context.Context) Check { return check("fuse", "/dev/fuse opens", checkFUSE()) }
