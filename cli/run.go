@@ -39,7 +39,7 @@ func (a *app) runCommand() *cobra.Command {
 it has its default. Only a wrong flag ends the program: anything else that is wrong is the answer to every call until it is mended.
 
 The process that is started supervises another one, which does the work. When that one dies, containers see a pause and no error. SIGHUP
-replaces it by the program that is now at the same path.`
+upgrades both to the program that is now at the same path, in the same way.`
 	c.Example = `  fractal-lazy run --root /var/lib/fractal --hive https://hive.example.org --ipfs https://hive.example.org --token @/etc/fractal/token`
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		d := load()

@@ -42,8 +42,10 @@
 //     then get ENOTCONN, and can be killed.
 //   - The worker does not outlive the supervisor.
 //   - With a holder, items that block others are there for the next supervisor, if that comes within the holder's limit.
-//   - SIGTERM and SIGINT are passed on; the supervisor ends when the worker has. SIGHUP replaces the worker by what is now at the program's
-//     path; where that does not become ready, the program of before is started again.
+//   - SIGTERM and SIGINT are passed on; the supervisor ends when the worker has.
+//   - SIGHUP replaces the worker by what is now at the program's path; where that does not become ready, the program of before is started again. Where
+//     it does, the supervisor becomes that program as well (execve), with its number, its worker and all that it holds. Before that the new program has to
+//     show that it can go on with what it will be handed; if not, the supervisor stays what it is.
 //
 // # Example
 //

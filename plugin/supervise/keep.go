@@ -107,7 +107,7 @@ func (k *Keep) Put(i Item) error {
 func (k *Keep) Drop(key string) error { return k.send(message{Kind: kindDrop, Key: key}, nil) }
 
 // Ready says that whatever was kept is served again, or dropped.
-func (k *Keep) Ready() error { return k.send(message{Kind: kindReady}, nil) }
+func (k *Keep) Ready() error { return k.send(message{Kind: kindReady, Carry: carryVersion}, nil) }
 
 func (k *Keep) send(m message, files []*os.File) error {
 	if k == nil {

@@ -39,6 +39,7 @@ type message struct {
 	Data     []byte `json:"data,omitempty"`
 	Blocks   bool   `json:"blocks,omitempty"`
 	Holder   bool   `json:"holder,omitempty"`
+	Carry    int    `json:"carry,omitempty"` // of ready: up to which version a supervisor of this program reads what another one hands over
 }
 
 // Item is something that is kept.

@@ -57,6 +57,8 @@ type supervisor struct {
 	fails   int       // workers that died at their start, in a row
 	replace bool      // the worker is being replaced
 	trial   string    // the program of before, while a new one has not become ready
+	more    bool      // another upgrade was asked for meanwhile
+	heir    string    // the program that is to take this one's place, while that has not come to an end
 
 	link     *link // to a holder; nil: none
 	linked   bool  // there has been one
@@ -71,15 +73,29 @@ type worker struct {
 	fd      int // our end of its socket
 	started time.Time
 	ready   bool
+	ended   chan syscall.WaitStatus
+	// A pipe: when parkW is closed, listen ends.
+	parkR, parkW int
 }
 
-// event is a message of a worker, the end of its socket, or its end.
+// close closes what belongs to a worker that has ended.
+func (w *worker) close() {
+	unix.Close(w.fd)
+	unix.Close(w.parkR)
+	if w.parkW >= 0 {
+		unix.Close(w.parkW)
+	}
+}
+
+// event is a message of a worker, its end, or a step of a succession.
 type event struct {
-	w      *worker
-	msg    message
-	files  []*os.File
-	closed bool // no more messages come
-	status *syscall.WaitStatus
+	w         *worker
+	msg       message
+	files     []*os.File
+	status    *syscall.WaitStatus
+	rehearsed bool // with err
+	parked    bool
+	err       error
 }
 
 // Run starts the worker, and again whenever it dies, until SIGTERM or SIGINT. It returns the worker's exit code; an error only where there was never
@@ -97,19 +113,38 @@ func Run(o Options) (code int, err error) {
 	// The worker dies with the thread that started it; this one stays.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	before, rehearsal, err := inherit()
+	if rehearsal != nil {
+		defer rehearsal.Close()
+		if err == nil {
+			_, err = rehearsal.WriteString(rehearsed)
+		}
+		return 0, err
+	}
+	if err != nil {
+		return 1, fmt.Errorf("supervisor: %w", err)
+	}
 	s := &supervisor{o: o, log: o.Log.With().Str("op", "supervise").Logger(), path: path, exe: path,
 		items: map[string]Item{}, events: make(chan event, 16), signal: make(chan os.Signal, 8), alone: time.Now(),
 		links: make(chan *link, 1)}
 	signal.Notify(s.signal, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer signal.Stop(s.signal)
+	if err := mask(unix.SIG_UNBLOCK); err != nil { // become has blocked them
+		return 1, fmt.Errorf("supervisor: %w", err)
+	}
+	if before != nil {
+		err = s.takeOver(before)
+	} else {
+		s.begin()
+		err = s.start()
+	}
+	if err != nil {
+		return 1, err
+	}
 	return s.run()
 }
 
 func (s *supervisor) run() (int, error) {
-	s.begin()
-	if err := s.start(); err != nil {
-		return 1, err
-	}
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	var again time.Time // when to start the next worker; zero: one runs
@@ -155,14 +190,22 @@ func (s *supervisor) onSignal(sig os.Signal) bool {
 	return true
 }
 
-// upgrade replaces the worker by what is at the program's path now. The worker is killed: what it leaves is what any crash leaves.
+// upgrade replaces the worker by what is at the program's path now. The worker is killed: what it leaves is what any crash leaves. One that is asked for during
+// another one follows it.
 func (s *supervisor) upgrade() {
-	if s.worker == nil || s.trial != "" || s.ending != nil {
+	switch {
+	case s.ending != nil:
+		return
+	case s.trial != "":
+		s.more = true
 		return
 	}
 	s.log.Info().Str("path", s.path).Msg("replacing the worker")
-	s.trial, s.exe, s.replace = fmt.Sprintf("/proc/%d/exe", os.Getpid()), s.path, true
-	_ = syscall.Kill(s.worker.pid, syscall.SIGKILL)
+	s.trial, s.exe, s.heir = fmt.Sprintf("/proc/%d/exe", os.Getpid()), s.path, ""
+	if s.worker != nil {
+		s.replace = true
+		_ = syscall.Kill(s.worker.pid, syscall.SIGKILL)
+	}
 }
 
 // handle returns an exit code when the supervisor is to end.
@@ -174,10 +217,33 @@ func (s *supervisor) handle(e event, again *time.Time) *int {
 		for _, f := range e.files {
 			f.Close()
 		}
+	case e.rehearsed && errors.Is(e.err, errWorkerGone):
+	case e.rehearsed && (e.err != nil || s.ending != nil):
+		s.stay(e.err)
+	case e.rehearsed:
+		e.w.park()
+	case e.parked:
+		s.resign(e.w)
 	default:
 		s.message(e)
 	}
 	return nil
+}
+
+// resign lets the heir take this program's place, or goes on.
+func (s *supervisor) resign(w *worker) {
+	var err error
+	if s.ending == nil {
+		err = s.become()
+	}
+	s.stay(err)
+	unix.Close(w.parkR)
+	if err := w.unpark(); err != nil { // no descriptors: what it says is not heard, so another one has to be started
+		s.log.Error().Err(err).Msg("the worker is started anew")
+		w.parkR = -1
+		_ = syscall.Kill(w.pid, syscall.SIGKILL)
+	}
+	go s.listen(w)
 }
 
 func (s *supervisor) message(e event) {
@@ -208,8 +274,21 @@ func (s *supervisor) message(e event) {
 			ev = ev.Dur("pause", time.Since(s.alone))
 		}
 		ev.Int("worker", e.w.pid).Int("items", len(s.items)).Msg("worker is ready")
+		if s.trial != "" {
+			s.heir = s.exe
+		}
 		s.alone, s.trial = time.Time{}, ""
 		s.mirror(message{Kind: kindReady}, nil)
+		switch {
+		case s.more && s.ending == nil:
+			s.more = false
+			s.upgrade()
+		case s.heir == "" || s.ending != nil:
+		case e.msg.Carry < carryVersion:
+			s.stay(errors.New("the new program knows nothing of taking its place"))
+		default:
+			s.succeed(e.w)
+		}
 	default:
 		for _, f := range e.files {
 			f.Close()
@@ -235,7 +314,13 @@ func (s *supervisor) start() error {
 		unix.Close(pair[0])
 		return fmt.Errorf("start the worker %s: %w", s.exe, err)
 	}
-	w := &worker{pid: cmd.Process.Pid, fd: pair[0], started: time.Now()}
+	w := &worker{pid: cmd.Process.Pid, fd: pair[0], started: time.Now(), ended: make(chan syscall.WaitStatus, 1), parkR: -1, parkW: -1}
+	if err := w.unpark(); err != nil {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		w.close()
+		return err
+	}
 	s.worker, s.replace = w, false
 	if s.alone.IsZero() {
 		s.alone = w.started
@@ -259,31 +344,54 @@ func (s *supervisor) snapshot() (all []Item) {
 	return all
 }
 
-// talk tells the worker what was kept, takes its messages till the last, and then waits for its end.
+// talk tells the worker what was kept, and listens to it.
 func (s *supervisor) talk(w *worker, items []Item) {
-	ended := make(chan syscall.WaitStatus, 1)
-	go func() { ended <- reap(w.pid) }()
+	go func() { w.ended <- reap(w.pid) }()
 	err := tell(w.fd, items)
-	// An error says that the worker is gone, or about to be.
-	for err == nil {
-		m, files, ok, rerr := receive(w.fd)
+	if err != nil { // the worker is gone, or about to be
+		status := <-w.ended
+		s.events <- event{w: w, status: &status}
+		return
+	}
+	s.listen(w)
+}
+
+// listen takes the worker's messages till the last, and then waits for its end; or till it is parked.
+func (s *supervisor) listen(w *worker) {
+	for {
+		if !w.readable() {
+			s.events <- event{w: w, parked: true}
+			return
+		}
+		m, files, ok, err := receive(w.fd)
 		if !ok {
 			break
 		}
-		if rerr != nil {
-			s.log.Error().Err(rerr).Msg("a message of the worker was not understood")
+		if err != nil {
+			s.log.Error().Err(err).Msg("a message of the worker was not understood")
 			continue
 		}
 		s.events <- event{w: w, msg: m, files: files}
 	}
-	status := <-ended
+	status := <-w.ended
 	s.events <- event{w: w, status: &status}
 }
 
 // reap waits for the end of pid, and meanwhile for whatever else is a child of this process: PID 1 gets those that nobody else waits for.
 func reap(pid int) syscall.WaitStatus {
+	var ws syscall.WaitStatus
 	for {
-		var ws syscall.WaitStatus
+		// The program before this one may have been told of its end already. Then it is no child any more, and what others leave must not be waited for.
+		p, err := syscall.Wait4(pid, &ws, syscall.WNOHANG, nil)
+		if err == syscall.EINTR {
+			continue
+		}
+		if err != nil || p == pid {
+			return ws
+		}
+		break
+	}
+	for {
 		p, err := syscall.Wait4(-1, &ws, 0, nil)
 		switch {
 		case errors.Is(err, syscall.EINTR):
@@ -297,7 +405,7 @@ func reap(pid int) syscall.WaitStatus {
 
 // died is called when the worker has ended and all that it had said is done.
 func (s *supervisor) died(w *worker, ws syscall.WaitStatus, again *time.Time) *int {
-	unix.Close(w.fd)
+	w.close()
 	s.worker = nil
 	code := ws.ExitStatus()
 	if ws.Signaled() {

@@ -23,12 +23,20 @@ import (
 const asEnv = "SUPERVISE_TEST_AS"
 
 func TestMain(m *testing.M) {
-	switch os.Getenv(asEnv) {
+	as := os.Getenv(asEnv)
+	if os.Getenv(envCarry) != "" {
+		as = "supervisor" // the same program, which takes over
+	}
+	switch as {
 	case "":
 		os.Exit(m.Run())
 	case "caller":
 		os.Exit(call())
 	case "supervisor":
+		if os.Getenv(envRehearsal) != "" && os.Getenv("SUPERVISE_TEST_UNABLE") != "" {
+			fmt.Fprintln(os.Stderr, "unable")
+			os.Exit(1)
+		}
 		os.Setenv(asEnv, os.Getenv("SUPERVISE_TEST_WORKER"))
 		if os.Getenv("SUPERVISE_TEST_SUBREAPER") != "" {
 			_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -112,6 +120,17 @@ func work(how string) error {
 		return err
 	}
 	fmt.Printf("ready %d %s\n", os.Getpid(), strings.Join(said, " "))
+	for n := 0; how == "busy" && n < maxItems-100; n++ {
+		// Each has a key of its own: a message that is lost shows.
+		if err := k.Put(Item{Key: fmt.Sprintf("busy%d", n), Data: []byte(strconv.Itoa(os.Getpid()))}); err != nil {
+			return err
+		}
+		time.Sleep(200 * time.Microsecond)
+		if _, err := os.Stat(os.Getenv("SUPERVISE_TEST_FILE") + ".stop"); err == nil {
+			fmt.Printf("stopped %d %d\n", os.Getpid(), n+1)
+			break
+		}
+	}
 	select {}
 }
 

@@ -112,7 +112,8 @@ type device struct {
 	*storm
 	name, root, socket string
 	p                  *kit.Process
-	moments            []time.Time // of the kills
+	moments            []time.Time // of the kills and upgrades
+	upgrades           int
 }
 
 func (s *storm) device(name, url string) *device {
@@ -175,6 +176,7 @@ func (d *device) stalled(what string) {
 		time.Sleep(time.Second)
 		d.t.Logf("%s.log:\n%s", d.name, d.p.LogTail(600))
 	}
+	d.p.Kill9() // who waits for a dead driver can be ended
 	d.t.Fatalf("%s: a stall: %s", d.name, what)
 }
 
@@ -185,12 +187,53 @@ func (d *device) worker() int {
 	for _, p := range pids {
 		b, _ := os.ReadFile(p)
 		for _, f := range strings.Fields(string(b)) {
-			if pid, err := strconv.Atoi(f); err == nil {
+			pid, err := strconv.Atoi(f)
+			line, _ := os.ReadFile("/proc/" + f + "/cmdline")
+			if args := bytes.Split(line, []byte{0}); err == nil && len(args) > 1 && string(args[1]) == "worker" {
 				return pid
 			}
 		}
 	}
 	return 0
+}
+
+// upgradeEvery says how many kills come on one upgrade.
+const upgradeEvery = 8
+
+// upgrade puts another file in the place of the program, and has the driver become it, both of its processes. Now and then it does not wait for the end
+// of that.
+func (d *device) upgrade() {
+	d.t.Helper()
+	if out, err := exec.Command("bash", "-ec", `cp "$1" "$1.new"; mv "$1.new" "$1"`, "-", d.bin).CombinedOutput(); err != nil {
+		d.t.Fatalf("%v: %s", err, out)
+	}
+	d.upgrades++
+	d.moments = append(d.moments, time.Now())
+	kit.Must(d.t, syscall.Kill(d.p.Pid(), syscall.SIGHUP))
+	if rand.IntN(3) == 0 {
+		time.Sleep(time.Duration(rand.IntN(100)) * time.Millisecond)
+		return
+	}
+	d.upgraded()
+}
+
+// upgraded waits until both processes run what is at the program's path.
+func (d *device) upgraded() {
+	d.t.Helper()
+	want, err := os.Stat(d.bin)
+	kit.Must(d.t, err)
+	d.wait("the new program in both processes", func() error {
+		for _, pid := range []int{d.p.Pid(), d.worker()} {
+			is, err := os.Stat(fmt.Sprintf("/proc/%d/exe", pid))
+			if err != nil {
+				return err
+			}
+			if !os.SameFile(is, want) {
+				return fmt.Errorf("process %d runs an older one", pid)
+			}
+		}
+		return nil
+	})
 }
 
 var becameReady = regexp.MustCompile(`"op":"supervise","pause":([0-9.]+),"worker":\d+,.*worker is ready`)
@@ -242,6 +285,10 @@ func (d *device) kills(n int, jobs []*job) {
 			d.stalled(who + " does nothing")
 		}
 		before := len(d.pauses())
+		if i%upgradeEvery == upgradeEvery/2 {
+			d.upgrade()
+			continue
+		}
 		var pid int
 		d.wait("a worker", func() error {
 			if pid = d.worker(); pid == 0 {
@@ -274,7 +321,7 @@ func (d *device) kills(n int, jobs []*job) {
 // report prints how long it took, as the supervisor says and as somebody noticed who asked all the time.
 func (d *device) report(asked string) {
 	d.t.Helper()
-	d.t.Logf("%s: %d kills; from a death to the next worker that is ready: %s; a process that asks all the time waited: %s", d.name, len(d.moments),
+	d.t.Logf("%s: %d kills, %d upgrades; from a death to the next worker that is ready: %s; a process that asks all the time waited: %s", d.name, len(d.moments)-d.upgrades, d.upgrades,
 		figures(d.pauses()), figures(waits(d.t, asked, d.moments)))
 }
 
