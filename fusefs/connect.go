@@ -24,6 +24,8 @@ type Held struct {
 	Table *os.File // open handles and what was begun: table.go
 	Init  []byte   // the kernel's INIT request, with its header
 	Reply []byte   // what it was answered
+	// Removed is what Options.HoldRemoved was given since then.
+	Removed []*os.File
 }
 
 // maxInit bounds Init and Reply.

@@ -168,9 +168,9 @@ func TestDirs_FewStayOpenAndNoneThatIsRemoved(t *testing.T) {
 		w.FS.dirs.mu.Lock()
 		open = len(w.FS.dirs.byIno)
 		w.FS.dirs.mu.Unlock()
-		w.FS.victims.mu.Lock()
-		kept := len(w.FS.victims.kept)
-		w.FS.victims.mu.Unlock()
+		w.FS.gone.mu.Lock()
+		kept := len(w.FS.gone.kept)
+		w.FS.gone.mu.Unlock()
 		if open <= 1 && kept == 0 { // the root
 			return
 		}

@@ -57,6 +57,7 @@ type FS struct {
 	handles handles
 	nodes   nodes
 	victims victims
+	gone    gone
 	behind  behind
 	dirs    dirs
 }
@@ -93,7 +94,7 @@ func makeFS(tree Tree, res Residency, mountpoint string, opt Options, ident iden
 	if opt.Without.OpenDirectories {
 		f.dirs.limit = 0
 	}
-	f.victims.kept = map[uint64]int{}
+	f.gone.kept, f.gone.hold, f.gone.log = map[uint64]int{}, opt.HoldRemoved, opt.Log
 	f.passOff.Store(opt.NoPassthrough)
 	return f
 }
@@ -137,6 +138,7 @@ func (f *FS) serve() {
 	f.cancel()
 	f.calls.Wait()
 	f.victims.close()
+	f.gone.close()
 	f.behind.close()
 	f.dirs.close()
 	f.closeAll()

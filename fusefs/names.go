@@ -90,7 +90,7 @@ func (f *FS) statHandle(ino uint64, st *unix.Statx_t) error {
 }
 
 // Forget is FUSE_FORGET: nothing is remembered but what was removed while in use.
-func (f *FS) Forget(node, nlookup uint64) { f.victims.forget(nodeToIno(node)) }
+func (f *FS) Forget(node, nlookup uint64) { f.gone.forget(nodeToIno(node)) }
 
 // Readlink is FUSE_READLINK.
 func (f *FS) Readlink(cancel <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.Status) {

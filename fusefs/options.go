@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"os"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -39,6 +40,9 @@ type Options struct {
 	// Hold is given, before the mount is used, what another process needs to go on with it after this one; see Resume. The files are
 	// the mount's and have to be duplicated. nil: the mount ends with this process. An error of it fails the mount.
 	Hold func(Held) error
+	// HoldRemoved is given a removed directory that is still in use, for Held.Removed of the next process, or nil for one that is used no more. The
+	// file has to be duplicated. It is called with a lock held, and must not wait. nil: they end with this process.
+	HoldRemoved func(ino uint64, dir *os.File) error
 	// Debug logs each request and its answer.
 	Debug bool
 }

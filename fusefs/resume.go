@@ -39,6 +39,11 @@ func (f *FS) resume(held Held) (err error) {
 		return err
 	}
 	f.reopenAll()
+	for _, dir := range held.Removed {
+		if err := f.gone.restore(dir); err != nil {
+			f.opt.Log.Warn().Err(err).Msg("a removed directory cannot be taken over")
+		}
+	}
 	if err = resend(int(held.Conn.Fd())); err != nil {
 		f.opt.Log.Error().Err(err).Msg("requests of the process before are lost: who waits for them has to be killed")
 	}

@@ -47,6 +47,7 @@ func keepChild(args []string) error {
 			select {}
 		}
 	}
+	opt.HoldRemoved = func(ino uint64, dir *os.File) error { return sendRemoved(conn, ino, dir) }
 	var res Residency = complete{}
 	if len(args) > 4 {
 		res = growing{}
@@ -86,8 +87,40 @@ func (growing) Sync(_ context.Context, _ int, do func() error) error { return do
 
 func sendHeld(c *net.UnixConn, h Held) error {
 	b := append([]byte{byte(len(h.Init)), byte(len(h.Init) >> 8)}, h.Init...)
-	_, _, err := c.WriteMsgUnix(append(b, h.Reply...), unix.UnixRights(int(h.Conn.Fd()), int(h.Table.Fd())), nil)
+	fds := []int{int(h.Conn.Fd()), int(h.Table.Fd())}
+	for _, dir := range h.Removed {
+		fds = append(fds, int(dir.Fd()))
+	}
+	_, _, err := c.WriteMsgUnix(append(b, h.Reply...), unix.UnixRights(fds...), nil)
 	return err
+}
+
+// sendRemoved tells the test of a removed directory that is in use, or, nil, no longer.
+func sendRemoved(c *net.UnixConn, ino uint64, dir *os.File) error {
+	var rights []byte
+	if dir != nil {
+		rights = unix.UnixRights(int(dir.Fd()))
+	}
+	_, _, err := c.WriteMsgUnix([]byte(fmt.Sprint(ino)), rights, nil)
+	return err
+}
+
+// removed waits for what sendRemoved says.
+func (k *kept) removed() (ino string, dir *os.File) {
+	k.t.Helper()
+	must(k.t, k.conn.SetReadDeadline(time.Now().Add(30*time.Second)))
+	b, oob := make([]byte, 64), make([]byte, 64)
+	n, m, _, _, err := k.conn.ReadMsgUnix(b, oob)
+	must(k.t, err)
+	if m > 0 {
+		msgs, err := unix.ParseSocketControlMessage(oob[:m])
+		must(k.t, err)
+		fds, err := unix.ParseUnixRights(&msgs[0])
+		must(k.t, err)
+		unix.CloseOnExec(fds[0])
+		dir = os.NewFile(uintptr(fds[0]), "removed directory")
+	}
+	return string(b[:n]), dir
 }
 
 func receiveHeld(c *net.UnixConn) (h Held, err error) {
@@ -101,14 +134,18 @@ func receiveHeld(c *net.UnixConn) (h Held, err error) {
 		return h, fmt.Errorf("no descriptors: %v", err)
 	}
 	fds, err := unix.ParseUnixRights(&msgs[0])
-	if err != nil || len(fds) != 2 {
+	if err != nil || len(fds) < 2 {
 		return h, fmt.Errorf("%d descriptors: %v", len(fds), err)
+	}
+	for _, fd := range fds[2:] {
+		h.Removed = append(h.Removed, os.NewFile(uintptr(fd), "removed directory"))
 	}
 	for _, fd := range fds {
 		unix.CloseOnExec(fd)
 	}
 	size := int(b[0]) | int(b[1])<<8
-	return Held{Conn: os.NewFile(uintptr(fds[0]), "conn"), Table: os.NewFile(uintptr(fds[1]), "table"), Init: b[2 : 2+size], Reply: b[2+size : n]}, nil
+	h.Conn, h.Table, h.Init, h.Reply = os.NewFile(uintptr(fds[0]), "conn"), os.NewFile(uintptr(fds[1]), "table"), b[2:2+size], b[2+size:n]
+	return h, nil
 }
 
 // kept is a mount that outlives the processes that serve it.
@@ -117,6 +154,7 @@ type kept struct {
 	src, mnt string
 	args     []string
 	held     Held
+	conn     *net.UnixConn // to the process that serves
 	cmd      *exec.Cmd
 	log      *bytes.Buffer
 }
@@ -134,6 +172,10 @@ func keep(t testing.TB, args ...string) *kept {
 		}
 		k.held.Conn.Close()
 		k.held.Table.Close()
+		for _, dir := range k.held.Removed {
+			dir.Close()
+		}
+		k.conn.Close()
 		k.cmd.Process.Kill()
 		k.cmd.Wait()
 		os.Remove(mnt)
@@ -153,11 +195,14 @@ func (k *kept) serve(die string) {
 	c, err := net.FileConn(ours)
 	ours.Close()
 	must(k.t, err)
-	defer c.Close()
+	if k.conn != nil {
+		k.conn.Close()
+	}
+	k.conn = c.(*net.UnixConn)
 	how := "mount"
 	if k.held.Conn != nil {
 		how = "resume"
-		must(k.t, sendHeld(c.(*net.UnixConn), k.held))
+		must(k.t, sendHeld(k.conn, k.held))
 	}
 	k.cmd = child("keep", append([]string{k.src, k.mnt, how, die}, k.args...)...)
 	k.cmd.ExtraFiles = []*os.File{theirs}
@@ -171,7 +216,7 @@ func (k *kept) serve(die string) {
 		k.t.Fatalf("server says %q: %v\n%s", line, err, k.log)
 	}
 	if how == "mount" {
-		k.held, err = receiveHeld(c.(*net.UnixConn))
+		k.held, err = receiveHeld(k.conn)
 		must(k.t, err)
 	}
 }

@@ -20,7 +20,6 @@ const (
 // victims are descriptors of inodes that have just lost a name, the oldest first.
 type victims struct {
 	mu     sync.Mutex
-	kept   map[uint64]int // what was removed and may still be in use, but for regular files
 	queue  []victim
 	timer  *time.Timer
 	closed bool
@@ -40,9 +39,6 @@ func (f *FS) keepVictim(dirfd int, name string) int {
 	return fd
 }
 
-// A removed directory stays where a process is in it, or has it open, and so does a FIFO. Since the kernel opens none of these at this process, their descriptor
-// is kept until the kernel forgets the inode, which it does at once where nobody uses it.
-
 // removed is told what keepVictim opened, and whether it lost its name.
 func (f *FS) removed(fd int, ok bool) {
 	var st unix.Stat_t
@@ -57,28 +53,7 @@ func (f *FS) removed(fd int, ok bool) {
 		f.victims.add(fd, ok)
 		return
 	}
-	f.victims.keep(st.Ino, fd)
-}
-
-// keep holds fd, the removed inode ino, until forget.
-func (v *victims) keep(ino uint64, fd int) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if _, twice := v.kept[ino]; twice || v.closed {
-		unix.Close(fd)
-		return
-	}
-	v.kept[ino] = fd
-}
-
-// forget ends what keep began: the kernel has no use for ino any more.
-func (v *victims) forget(ino uint64) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if fd, ok := v.kept[ino]; ok {
-		delete(v.kept, ino)
-		unix.Close(fd)
-	}
+	f.gone.keep(st.Ino, fd)
 }
 
 // add keeps fd for a while if the inode lost its name, else closes it.
@@ -134,8 +109,4 @@ func (v *victims) close() {
 		unix.Close(k.fd)
 	}
 	v.queue = nil
-	for ino, fd := range v.kept {
-		unix.Close(fd)
-		delete(v.kept, ino)
-	}
 }

@@ -59,13 +59,15 @@ type held struct {
 	k     Kept
 	mount keptMount
 	clone *os.File // nil: none was kept
+	// removed are directories that somebody still has open.
+	removed []Kept
 }
 
 func (h *held) close() {
 	if h.clone != nil {
 		h.clone.Close()
 	}
-	for _, f := range h.k.Files {
+	for _, f := range append(h.removedDirs(), h.k.Files...) {
 		f.Close()
 	}
 }
@@ -79,10 +81,14 @@ func (m *Manager) takeHeld() {
 	if m.d.Keep == nil {
 		return
 	}
-	clones := map[string]*os.File{}
+	clones, removed := map[string]*os.File{}, map[string][]Kept{}
 	for _, k := range m.d.Keep.Kept() {
 		if strings.HasPrefix(k.Key, clonePrefix) && len(k.Files) == 1 && clones[k.Key] == nil {
 			clones[k.Key] = k.Files[0]
+			continue
+		}
+		if key, ok := mountOfRemoved(k); ok {
+			removed[key] = append(removed[key], k)
 			continue
 		}
 		h := &held{k: k}
@@ -98,10 +104,18 @@ func (m *Manager) takeHeld() {
 	for _, h := range m.held {
 		h.clone = clones[cloneKey(h.k.Key)]
 		delete(clones, cloneKey(h.k.Key))
+		h.removed = removed[h.k.Key]
+		delete(removed, h.k.Key)
 	}
 	for key, f := range clones { // its mount was given up
 		f.Close()
 		m.dropKept(key)
+	}
+	for _, dirs := range removed {
+		for _, k := range dirs {
+			k.Files[0].Close()
+			m.dropKept(k.Key)
+		}
 	}
 }
 
@@ -176,6 +190,9 @@ func (m *Manager) giveUpHeld(h *held) {
 	}
 	m.dropKept(h.k.Key)
 	m.dropKept(cloneKey(h.k.Key))
+	for _, k := range h.removed {
+		m.dropKept(k.Key)
+	}
 }
 
 // resume makes v live again. Where the mount is no longer in its place, it is put there again if somebody uses the volume.

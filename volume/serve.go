@@ -76,6 +76,7 @@ func (m *Manager) serve(ctx context.Context, v *vol, h *held) (_ *live, err erro
 	}
 	opt := fusefs.Options{ReadOnly: v.isView(), Log: log, Hold: m.keep(v, l.path)}
 	l.key = m.keptKey(v)
+	opt.HoldRemoved = m.keepRemoved(l.key)
 	if f := m.figures(v); f != nil {
 		opt.Observe = f.Op
 	}
@@ -89,7 +90,7 @@ func (m *Manager) serve(ctx context.Context, v *vol, h *held) (_ *live, err erro
 	var fs *fusefs.FS
 	if h != nil {
 		fs, err = fusefs.Resume(l.tree, l.lazy, l.path, opt,
-			fusefs.Held{Conn: h.k.Files[0], Table: h.k.Files[1], Init: h.mount.Init, Reply: h.mount.Reply})
+			fusefs.Held{Conn: h.k.Files[0], Table: h.k.Files[1], Init: h.mount.Init, Reply: h.mount.Reply, Removed: h.removedDirs()})
 	} else {
 		fs, err = fusefs.Mount(l.tree, l.lazy, l.path, opt)
 	}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -247,4 +248,31 @@ func FuzzCarried(f *testing.F) {
 			t.Errorf("%+v was let through", c)
 		}
 	})
+}
+
+// The connection to a holder goes on as well: the holder never finds itself without a supervisor, and hears what is said after the upgrade.
+func TestRun_TheUpgradedSupervisorHasItsHolder(t *testing.T) {
+	p := newProgram(t)
+	socket := socketIn(t)
+	h := hold(t, socket, time.Minute)
+	r := start(t, "plain", "SUPERVISE_TEST_PATH="+p.path, "SUPERVISE_TEST_HOLDER="+socket)
+	r.lines("ready", 1)
+	h.says("is served", 1)
+	p.install(p.path)
+	r.hup()
+	r.says(isNew, 1)
+	if err := syscall.Kill(pidOf(r.lines("ready", 2)[1]), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	r.lines("ready", 3)
+	h.says("is served", 3) // the third was said by the new program
+	if strings.Contains(h.log(), "the supervisor is gone") {
+		t.Error("the connection to the holder ended")
+	}
+	r.cmd.Process.Kill()
+	<-r.done
+	next := start(t, "plain", "SUPERVISE_TEST_HOLDER="+socket)
+	if line := next.lines("ready", 1)[0]; !strings.HasSuffix(line, " file=/1") {
+		t.Errorf("the next supervisor's worker says %q", line)
+	}
 }
