@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-
-	"fractal-lazy/backing"
 )
 
 // BrowseID is who uses the mount of a snapshot that is browsed.
@@ -94,7 +92,7 @@ func (m *Manager) viewLocal(v *vol, id string) error {
 			return err
 		}
 	}
-	if err := backing.Snapshot(h.snap(id), v.next(), false); err != nil {
+	if err := h.snapshotOf(id, v.next()); err != nil {
 		return err
 	}
 	if err := v.intend(func(r *record) { r.Swap = &swapRecord{Totals: &totals{}} }); err != nil {

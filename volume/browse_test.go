@@ -13,7 +13,7 @@ func TestBrowse_RemoteAndLocalSnapshotsAndItsEnd(t *testing.T) {
 	a.mount("db", "1") // in use, all the while
 	local, err := a.LocalSnapshots("db")
 	must(t, err)
-	for text, want := range map[string]string{"1": "1", "2": "2", local[0].Local[:6]: "3"} {
+	for text, want := range map[string]string{"1": "1", "2": "2", local[0].Local[:8]: "3"} {
 		view, i, err := a.Browse(ctx(t), "db", text)
 		must(t, err)
 		if again, _, err := a.Browse(ctx(t), "db", text); err != nil || again != view {

@@ -91,19 +91,18 @@ func (m *Manager) cloneData(ctx context.Context, v *vol, text, as string) (n *vo
 		return nil, i, err
 	}
 	live := text == "" && v.hasData()
-	if !live {
-		if i, err = m.cloneSource(ctx, v, text); err != nil {
-			return nil, i, err
-		}
+	if live {
+		live, i = m.holdsNewest(ctx, v)
+	} else if i, err = m.cloneSource(ctx, v, text); err != nil {
+		return nil, i, err
 	}
 	if n, err = m.newClone(v, as); err != nil {
 		return n, i, err
 	}
 	swap := &swapRecord{Totals: &totals{}}
 	if live {
-		i = SnapshotInfo{Created: m.now().UTC(), Where: WhereHere, Note: "the present state"}
 		*swap.Totals = v.record().Totals
-		err = m.frozen(v, func() error { return backing.Snapshot(v.data(), n.next(), false) })
+		err = m.snapshotUnseen(v, n.next())
 	} else if made, merr := m.makeNext(ctx, n, v, i); merr != nil {
 		err = merr
 	} else {
@@ -133,7 +132,27 @@ func (m *Manager) cloneData(ctx context.Context, v *vol, text, as string) (n *vo
 	return n, i, backing.SyncFS(n.next()) // 2
 }
 
-// cloneSource is the snapshot that a clone is made of where it is not the present state: that of text, or the newest.
+// holdsNewest tells whether the data here is what the volume holds now, and describes that. Of a volume that is at rest another machine may have published a newer
+// generation; then that is it.
+func (m *Manager) holdsNewest(ctx context.Context, v *vol) (here bool, i SnapshotInfo) {
+	i = SnapshotInfo{Created: m.now().UTC(), Where: WhereHere, Note: "the present state"}
+	if changed, err := m.differs(v); v.isMounted() || v.record().Writer || changed || err != nil {
+		return true, i // nobody else has what is here
+	}
+	a := m.ask(ctx, v, true)
+	d := decideFollow(a.rec, true, false, a)
+	switch {
+	case a.err != nil:
+		i.Note = "the state here; the Hive cannot be asked for a newer one"
+	case d.pull:
+		if b, err := baseOf(a.latest, 0); err == nil {
+			return false, b.info()
+		}
+	}
+	return true, i
+}
+
+// cloneSource is the snapshot that a clone is made of where there is no data here: that of text, or the newest.
 func (m *Manager) cloneSource(ctx context.Context, v *vol, text string) (SnapshotInfo, error) {
 	if text != "" {
 		return m.resolve(ctx, v, text)
@@ -147,7 +166,7 @@ func (m *Manager) cloneSource(ctx context.Context, v *vol, text string) (Snapsho
 	if len(all) == 0 {
 		return SnapshotInfo{}, fmt.Errorf("%w: it holds nothing yet", ErrNoSnapshot)
 	}
-	return all[len(all)-1], nil
+	return slices.MaxFunc(all, func(a, b SnapshotInfo) int { return cmp.Compare(a.Generation, b.Generation) }), nil
 }
 
 // newClone is a volume with a new key and the options of v; its folder is there. It is in m.making.
@@ -205,15 +224,28 @@ func (m *Manager) enrolClone(n *vol) error {
 	return m.finishSwap(n)
 }
 
-// frozen runs do while no change goes through the mount of v.
-func (m *Manager) frozen(v *vol, do func() error) error {
+// snapshotUnseen takes a snapshot of the data of v to path. To BTRFS that is a change of data; of a volume at rest it must not become one that nobody has
+// published. After a crash between the two it counts as one, which loses nothing. The step is held.
+func (m *Manager) snapshotUnseen(v *vol, path string) error {
+	take := func() error { return backing.Snapshot(v.data(), path, false) }
 	v.mu.Lock()
 	l := v.live
 	v.mu.Unlock()
 	if l != nil {
-		return l.fs.Freeze(do)
+		return l.fs.Freeze(take)
 	}
-	return do()
+	changed, err := m.differs(v)
+	if err == nil {
+		err = take()
+	}
+	if changed || err != nil {
+		return err
+	}
+	gen, err := backing.Generation(path)
+	if err != nil {
+		return err
+	}
+	return v.update(func(r *record) { r.SavedGen = max(r.SavedGen, gen) })
 }
 
 // markSource notes at the root of a clone's subvolume whose blocks its marks refer to. A clone of a clone has the mark already.

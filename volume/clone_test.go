@@ -3,6 +3,7 @@ package volume
 import (
 	"errors"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"fractal-lazy/backing"
@@ -156,6 +157,33 @@ func TestClone_OfAnOldSnapshot(t *testing.T) {
 		c.x.released(c.name)
 		wantFile(t, filepath.Join(c.x.elsewhere(c.name), "f"), c.want)
 	}
+}
+
+// What a volume holds now may be newer than what this machine has of it.
+func TestClone_OfAVolumeThatAnotherMachineWentOnWith(t *testing.T) {
+	w := newWorld(t)
+	a := twoGenerations(t, w)
+	w.down.Store(true)
+	if r := a.clone("db", "", "offline"); !strings.Contains(r.From.Note, "cannot be asked") {
+		t.Errorf("%+v", r)
+	}
+	wantFile(t, filepath.Join(a.mount("offline", "1"), "f"), "one")
+	w.down.Store(false)
+	if changed, err := a.differs(a.vol("db")); changed || err != nil {
+		t.Errorf("a clone is a change of its origin: %v, %v", changed, err)
+	}
+	if r := a.clone("db", "", "copy"); r.From.Generation != 2 {
+		t.Errorf("%+v", r)
+	}
+	wantFile(t, filepath.Join(a.mount("copy", "1"), "f"), "two")
+	// What is mounted, or has changes that nobody else has, is the newest there is.
+	write(t, filepath.Join(a.mount("db", "1"), "f"), "three")
+	a.clone("db", "", "third")
+	wantFile(t, filepath.Join(a.mount("third", "1"), "f"), "three")
+	w.down.Store(true)
+	a.unmount("db", "1")
+	a.clone("db", "", "unpublished")
+	wantFile(t, filepath.Join(a.mount("unpublished", "1"), "f"), "three")
 }
 
 // What a crash leaves of a clone is thrown away, or finished, at the next Open.

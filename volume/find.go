@@ -160,7 +160,9 @@ func findSnapshot(all []SnapshotInfo, text string) (SnapshotInfo, error) {
 	switch {
 	case parseErr != nil:
 		return none("no hash, CID or id begins so, and it is no time (RFC3339, 'YYYY-MM-DD HH:MM[:SS]' in UTC, or Unix seconds)")
-	case sel.generation != 0 || sel.hash != nil || sel.local != "":
+	case sel.generation != 0:
+		return none(fmt.Sprintf("no generation has that number, and of a hash, CID or id that begins so give at least %d characters", minDigits))
+	case sel.hash != nil || sel.local != "":
 		return none("it is not among them")
 	}
 	for _, i := range slices.Backward(all) {

@@ -268,3 +268,37 @@ func TestReplaceData_ThatCouldNotBeNotedLeavesTheData(t *testing.T) {
 	}
 	wantFile(t, filepath.Join(a.mount("db", "1"), "f"), "two")
 }
+
+func TestRemove_LeavesNothingOfTheFolder(t *testing.T) {
+	w := newWorld(t)
+	a := w.machine("a")
+	three(t, a)
+	v := a.vol("db")
+	must(t, writeFile(v.workingFile(), []byte("{}\n")))
+	must(t, a.Remove(ctx(t), "db", false))
+	if v.has(v.dir) {
+		t.Error(shell(t, `ls "$1"`, v.dir))
+	}
+}
+
+// What a snapshot is shown, restored or cloned from can still be taken instead of being fetched.
+func TestSnapshotOf_LeavesASnapshotASource(t *testing.T) {
+	w := newWorld(t)
+	a := w.machine("a")
+	three(t, a)
+	id := a.vol("db").record().Base.Local
+	check := func(after string) {
+		t.Helper()
+		must(t, backing.SyncFS(a.root))
+		gen, err := backing.Generation(a.vol("db").snap(id))
+		if s := a.vol("db").record().snapshot(id); err != nil || s == nil || s.Gen != gen {
+			t.Errorf("after %s: %+v, generation %d, %v", after, s, gen, err)
+		}
+	}
+	check("nothing")
+	a.create("view", "privkey="+a.key("db"), "snapshot="+id)
+	wantFile(t, filepath.Join(a.mount("view", "1"), "f"), "3")
+	check("a view")
+	a.clone("db", "3", "copy")
+	check("a clone")
+}

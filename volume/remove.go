@@ -65,7 +65,7 @@ func (m *Manager) Remove(ctx context.Context, name string, force bool) error {
 // A crash between them leaves a volume without data, which can be removed again.
 // Views of the key stay: they are volumes of their own.
 func (m *Manager) bury(v *vol) error {
-	err := m.toTrash(v.data(), v.next(), v.snaps(), v.idsFile(), v.recordFile())
+	err := m.toTrash(v.data(), v.next(), v.snaps(), v.idsFile(), v.workingFile(), v.recordFile())
 	if err != nil {
 		return v.wrap(err)
 	}

@@ -132,7 +132,7 @@ func (m *Manager) makeNext(ctx context.Context, v, from *vol, i SnapshotInfo) (*
 	}
 	swap := &swapRecord{From: &originRecord{Root: i.Root, Local: i.Local}, Totals: &totals{}}
 	if i.Local != "" && from.has(from.snap(i.Local)) {
-		if err := backing.Snapshot(from.snap(i.Local), v.next(), false); err != nil {
+		if err := from.snapshotOf(i.Local, v.next()); err != nil {
 			return nil, err
 		}
 		remote, err := lazy.Remote(v.next())
@@ -158,6 +158,27 @@ func (m *Manager) makeNext(ctx context.Context, v, from *vol, i SnapshotInfo) (*
 	}
 	swap.Totals = &totals{BytesTotal: r.Dir.Bytes, BytesRemote: r.Dir.Bytes, FilesTotal: r.Dir.Files, FilesRemote: r.Dir.Files}
 	return swap, backing.SyncFS(v.next())
+}
+
+// snapshotOf takes a snapshot of the local snapshot id to path. To BTRFS that is a change of it; the record follows, or it would be no source of content any more
+// (lazy.Source). The step is held.
+func (v *vol) snapshotOf(id, path string) error {
+	before, err := backing.Generation(v.snap(id))
+	if err == nil {
+		err = backing.Snapshot(v.snap(id), path, false)
+	}
+	if err != nil {
+		return err
+	}
+	after, err := backing.Generation(v.snap(id))
+	if s := v.record().snapshot(id); err != nil || s == nil || s.Gen != before || s.Kind != kindBase && s.Kind != kindOld {
+		return err // of the other kinds it says what of data they hold
+	}
+	return v.update(func(r *record) {
+		if s := r.snapshot(id); s != nil {
+			s.Gen = after
+		}
+	})
 }
 
 // restored does step 5 of restoreData.
