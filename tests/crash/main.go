@@ -62,6 +62,7 @@ func run(ctx context.Context, c config, rules int) error {
 	for n := 1; n <= 6 && rules > 0; n++ {
 		c := c
 		c.omit, c.images, c.first = n, rules, true
+		c.perRun = min(c.perRun, 10) // a rule that is missing shows in some runs of the applications, and there in many images
 		r, err := c.crash(ctx)
 		if err != nil {
 			return err
