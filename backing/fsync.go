@@ -10,10 +10,10 @@ import (
 // An fsync of BTRFS saves, beside the inode, the directories above it that are newer than the last commit, and finds them
 // from the descriptor: from the name that the kernel had of the inode when it was opened. Opened by number, an inode whose names the
 // kernel has forgotten (memory was short) has none. Its fsync is then answered as any other, and after a crash
-// neither a new directory nor the file in it is there. So what is to be fsynced is opened by one of its names.
+// neither a new directory nor the file in it is there. So what is to be fsynced is opened by one of its names. To look costs a few microseconds.
 
-// OpenNamed is Open for an inode that is fsynced through the descriptor, or written with O_SYNC: the descriptor
-// knows the inode's directory, unless the inode has no name, or loses and gets names meanwhile. Fsync sees to those.
+// OpenNamed is Open for an inode that is written with O_SYNC or RWF_DSYNC through the descriptor by somebody who does not call Fsync: it
+// knows the inode's directory, unless the inode has no name, or loses and gets names meanwhile.
 func (t *Tree) OpenNamed(ino uint64, flags int) (fd int, err error) {
 	fd, err = t.Open(ino, flags)
 	if err != nil || named(fd) {
@@ -27,35 +27,39 @@ func (t *Tree) OpenNamed(ino uint64, flags int) (fd int, err error) {
 	return other, nil
 }
 
+// Anchor makes fd, a descriptor of Open, as good as one of OpenNamed: where it is not, everything is committed, and so the directories above it.
+func (t *Tree) Anchor(fd int) error {
+	if named(fd) {
+		return nil
+	}
+	return unix.Syncfs(fd)
+}
+
 // Fsync makes what fd, a file or directory of the subvolume, refers to durable, with the directories
 // above it, however fd was opened; of a file with dataOnly, only what is needed to read its data.
 func (t *Tree) Fsync(fd int, dataOnly bool) error {
-	do := unix.Fsync
-	if dataOnly {
-		do = unix.Fdatasync
-	}
-	if named(fd) {
-		return do(fd)
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return err
-	}
-	if st.Nlink > 0 {
-		other, err := t.openByName(st.Ino, unix.O_RDONLY|unix.O_NONBLOCK)
-		if err != nil || other < 0 { // it is being renamed: everything is committed
-			if err := unix.Syncfs(fd); err != nil {
-				return err
-			}
-		} else {
-			err := do(other)
-			unix.Close(other)
-			if err != nil {
-				return err
-			}
+	if !named(fd) {
+		if err := t.fsyncByName(fd); err != nil {
+			return err
 		}
 	}
-	return do(fd) // nothing is left to do, but an error of earlier writes is told to each descriptor once
+	if dataOnly {
+		return unix.Fdatasync(fd)
+	}
+	return unix.Fsync(fd) // also where nothing is left to do: an error of earlier writes is told to each descriptor once
+}
+
+func (t *Tree) fsyncByName(fd int) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Nlink == 0 {
+		return err
+	}
+	other, err := t.openByName(st.Ino, unix.O_RDONLY|unix.O_NONBLOCK)
+	if err != nil || other < 0 { // it is being renamed: everything is committed
+		return unix.Syncfs(fd)
+	}
+	defer unix.Close(other)
+	return unix.Fsync(other)
 }
 
 // named reports whether the kernel knows a name that what fd refers to has. A file whose name ends in the mark of

@@ -66,6 +66,9 @@ func TestTree_FsyncOfWhatHasNoNameOrLostOne(t *testing.T) {
 	must(t, os.Remove(dir+"/gone"))
 	must(t, os.Remove(dir+"/linked"))
 	for _, fd := range append(fds, kept, tree.RootFD()) {
+		if err := tree.Anchor(fd); err != nil {
+			t.Errorf("anchor: %v", err)
+		}
 		for _, dataOnly := range []bool{true, false} {
 			if err := tree.Fsync(fd, dataOnly); err != nil {
 				t.Errorf("fsync, data only %v: %v", dataOnly, err)

@@ -47,7 +47,7 @@ func OpenTree(path string) (*Tree, error) {
 // symbolic link ELOOP: take O_PATH and fstat for an inode whose type is not known; an inode never
 // changes its type.
 //
-// O_CREAT, O_EXCL and O_TMPFILE mean nothing here. What is fsynced through the descriptor is opened with OpenNamed, or synced with Fsync.
+// O_CREAT, O_EXCL and O_TMPFILE mean nothing here. The descriptor is not fsynced but by Fsync.
 func (t *Tree) Open(ino uint64, flags int) (fd int, err error) {
 	return openHandle(t.root, ino, t.rootID, flags)
 }

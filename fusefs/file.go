@@ -43,6 +43,13 @@ func (f *FS) open(c *call, ino uint64, flags uint32, kill bool, out *fuse.OpenOu
 			return err
 		}
 	}
+	if write && !n.anchored.Load() { // somebody opened it who only reads
+		if err := f.tree.Anchor(n.fdW); err != nil {
+			f.drop(n)
+			return err
+		}
+		n.anchored.Store(true)
+	}
 	f.opened(c, flags, &handle{node: n, write: write}, out)
 	return nil
 }

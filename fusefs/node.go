@@ -28,6 +28,7 @@ type node struct {
 	// toldTo is one more than the thread that was told last, by a size alone, that there are capabilities; see sparesCaps.
 	toldTo atomic.Uint64
 
+	anchored atomic.Bool  // fdW is one of Tree.OpenNamed, or as good
 	fetching atomic.Int32 // reads that may be waiting for remote content
 	file     File         // nil: local
 
@@ -187,17 +188,22 @@ func (n *node) open(tree Tree, write, append bool) error {
 	if n.fdR >= 0 && (n.fdW >= 0 || !write) {
 		return nil
 	}
+	byNumber := tree.Open
+	if write { // perhaps passed through
+		byNumber = tree.OpenNamed
+	}
 	const common = unix.O_LARGEFILE | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
-	fd, err := tree.OpenNamed(n.ino, unix.O_RDWR|common)
+	fd, err := byNumber(n.ino, unix.O_RDWR|common)
 	for i := 0; err == unix.EAGAIN && i < leaseTries; i++ { // openForWriting holds its lease for a moment
 		time.Sleep(time.Millisecond)
-		fd, err = tree.OpenNamed(n.ino, unix.O_RDWR|common)
+		fd, err = byNumber(n.ino, unix.O_RDWR|common)
 	}
 	if errors.Is(err, unix.EPERM) && append {
 		// An append-only file. The kernel sends the offset of the end, so it is the same write.
-		fd, err = tree.OpenNamed(n.ino, unix.O_RDWR|unix.O_APPEND|common)
+		fd, err = byNumber(n.ino, unix.O_RDWR|unix.O_APPEND|common)
 	}
 	if err == nil {
+		n.anchored.Store(write)
 		n.fdW = fd
 		if n.fdR < 0 {
 			n.fdR = fd
@@ -207,7 +213,7 @@ func (n *node) open(tree Tree, write, append bool) error {
 	if write || n.fdR >= 0 {
 		return err
 	}
-	n.fdR, err = tree.OpenNamed(n.ino, unix.O_RDONLY|common)
+	n.fdR, err = byNumber(n.ino, unix.O_RDONLY|common)
 	return err
 }
 
@@ -263,6 +269,7 @@ func (f *FS) adopt(ino uint64, fd int) *node {
 		return n
 	}
 	n.fdR, n.fdW = fd, fd
+	n.anchored.Store(true)
 	return n
 }
 

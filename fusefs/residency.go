@@ -11,8 +11,10 @@ import (
 type Tree interface {
 	// Open returns a new descriptor of inode ino, ESTALE where it is gone.
 	Open(ino uint64, flags int) (fd int, err error)
-	// OpenNamed is Open for what is fsynced, or written with O_SYNC, through the descriptor.
+	// OpenNamed is Open for a file that is written durably through the descriptor without Fsync, as by passthrough; Anchor
+	// makes fd, a descriptor of Open, one of this kind.
 	OpenNamed(ino uint64, flags int) (fd int, err error)
+	Anchor(fd int) error
 	// Fsync is fsync, or fdatasync, of a descriptor of the subvolume, however that was opened.
 	Fsync(fd int, dataOnly bool) error
 	// RootFD is a descriptor of the root directory, owned by the Tree.

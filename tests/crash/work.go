@@ -77,7 +77,7 @@ func (u *user) step() error {
 	}
 	switch {
 	case u.n == 0 && n < 8:
-		return u.exclusive([]func() error{u.mkdir, u.mkdir, u.mkdir, u.moveDir, u.moveDir, u.removeTree}[u.r.IntN(6)])
+		return u.exclusive(u.onTrees())
 	case n < 4:
 		return u.shared(func() error { return u.cutAndExtend(u.any()) })
 	case n < 47:
@@ -104,11 +104,26 @@ func (u *user) step() error {
 	return u.shared(func() error { return u.plain(request{Op: "list", Path: u.path(u.folder())}) })
 }
 
+// onTrees is something that no other application may be at work beside.
+func (u *user) onTrees() func() error {
+	switch u.r.IntN(8) {
+	case 0, 1, 2:
+		return u.mkdir
+	case 3, 4:
+		return u.moveDir
+	case 5:
+		return u.removeTree
+	case 6:
+		return func() error { return u.syncForgotten("fsync") }
+	}
+	return func() error { return u.syncForgotten("dsync") }
+}
+
 // nameStep is step with hardly anything but names.
 func (u *user) nameStep(n int) error {
 	switch {
 	case u.n == 0 && n < 6:
-		return u.exclusive([]func() error{u.mkdir, u.mkdir, u.mkdir, u.moveDir, u.moveDir, u.removeTree}[u.r.IntN(6)])
+		return u.exclusive(u.onTrees())
 	case n < 10:
 		return u.shared(func() error { return u.change(u.pick()) })
 	case n < 25:
@@ -240,6 +255,52 @@ func (u *user) hold(n *node) error {
 		return nil
 	}
 	return u.plain(request{Op: "hold", ID: n.id, Path: u.path(n.id)})
+}
+
+// syncForgotten makes a file in a new directory, has the kernel forget its name, and makes it durable.
+func (u *user) syncForgotten(op string) error {
+	if err := u.mkdir(); err != nil {
+		return err
+	}
+	m := u.w.m
+	m.mu.Lock()
+	dir := m.next - 1
+	for m.next%applications != u.n {
+		m.next++
+	}
+	n := m.addLocked(false, false)
+	n.states = []state{{}}
+	k := u.freshLocked(dir)
+	path := m.pathOfLocked(k)
+	m.mu.Unlock()
+	err := u.mutate(request{Op: "create", ID: n.id, Path: path}, func(begin int) func() { return m.bindLocked(k, n.id, begin) })
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(u.hold(n), forgetNames()); err != nil {
+		return err
+	}
+	r := request{Op: op, ID: n.id, Path: "held"}
+	if op == "fsync" {
+		promise := u.promise(n, 0)
+		if err := u.plain(r); err != nil {
+			return err
+		}
+		promise()
+		return nil
+	}
+	r.N, r.Seed = 5000, 7
+	next := n.now().written(0, content(r.Seed, 0, r.N))
+	promise := u.promise(n, 1)
+	err = u.mutate(r, func(begin int) func() {
+		next.begin = begin
+		n.states = append(n.states, next)
+		return nil
+	})
+	if err == nil {
+		promise()
+	}
+	return err
 }
 
 // letGo closes a file that is kept open or held.
