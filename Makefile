@@ -29,7 +29,7 @@ PLUGINDIR = build/plugin/$(ARCH)
 PREFIX ?= /usr/local
 UNITS  ?= /etc/systemd/system
 
-.PHONY: kill-upload history build test test-docker test-docker-short demo demo-short bench-failover bench-mount bench-start bench-snapshot bench-fs soak fuzz deps vet clean plugin plugin-rootfs plugin-push install uninstall install-holder uninstall-holder crash crash-short posix model storm
+.PHONY: kill-upload history build test test-docker test-docker-short demo demo-short bench-failover bench-mount bench-start bench-snapshot bench-fs soak fuzz deps vet clean plugin plugin-rootfs plugin-push install uninstall install-holder uninstall-holder crash crash-short posix model model-short storm
 
 ## build: bin/fractal-lazy, one static file
 build:
@@ -171,6 +171,11 @@ history: deps
 model: deps
 	$(GO) build -o build/model ./tests/model
 	build/model $(MODEL)
+
+## model-short: the same with 50,000 operations (SEED=6 for others)
+model-short: deps
+	$(GO) build -o build/model ./tests/model
+	build/model -ops 50000 -stage 1250 -seed $(or $(SEED),5)
 
 ## kill-upload: 100 kills of an upload at random moments: the same root, and little sent twice
 kill-upload: deps
