@@ -117,6 +117,8 @@ func unprivilegedChild(args []string) error {
 		err = unix.Fallocate(fd, 0, 0, 10000)
 	case "punch":
 		err = unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, 4096)
+	case "chgrp":
+		err = unix.Chown(args[0], -1, 2000)
 	case "copy":
 		var from, to int64 = 0, 20
 		_, err = unix.CopyFileRange(fd, &from, fd, &to, 5, 0)
@@ -160,6 +162,34 @@ func TestSetuid_ClearedByOthersKeptByRoot(t *testing.T) {
 						t.Errorf("%s by %d: the file capability stayed (%v)", op, uid, err)
 					}
 				}
+			}
+		}
+	})
+}
+
+// TestSetuid_AfterAChangeOfTheGroup : a setgid bit without the group's right to execute goes where the caller is not in the group.
+func TestSetuid_AfterAChangeOfTheGroup(t *testing.T) {
+	onEach(t, func(t *testing.T, dir string) {
+		for i, c := range []struct {
+			uid        uint32
+			groups     []uint32
+			mode, want uint32
+		}{
+			{0, nil, 0o6766, 0o2766}, {0, nil, 0o6777, 0o777},
+			{1000, nil, 0o6766, 0o766}, {1000, nil, 0o6777, 0o777},
+			{1000, []uint32{60, 2000}, 0o6766, 0o2766}, {1000, []uint32{60, 2000}, 0o6777, 0o777},
+		} {
+			p := filepath.Join(dir, fmt.Sprint(i))
+			must(t, os.WriteFile(p, make([]byte, 5000), 0o666))
+			must(t, os.Chown(p, 1000, 2000))
+			must(t, unix.Chmod(p, c.mode))
+			if out, err := as(child("unprivileged", p, "chgrp"), c.uid, c.uid, c.groups...).CombinedOutput(); err != nil {
+				t.Fatalf("%s: %v\n%s", p, err, out)
+			}
+			var st unix.Stat_t
+			must(t, unix.Stat(p, &st))
+			if st.Mode&0o7777 != c.want {
+				t.Errorf("by %d of %v: mode %o became %o, want %o", c.uid, c.groups, c.mode, st.Mode&0o7777, c.want)
 			}
 		}
 	})

@@ -45,7 +45,7 @@ func (f *FS) setattr(c *call, in *fuse.SetAttrIn) error {
 	if in.Valid&fuse.FATTR_SIZE != 0 && valid&rest == 0 {
 		return nil
 	}
-	return f.modify(c, c.ino, func(fd int) error { return applyAttr(fd, in, valid) })
+	return f.modify(c, c.ino, func(fd int) error { return f.applyAttr(c, fd, in, valid) })
 }
 
 // touch does what a request without any attribute stands for: chown(-1, -1), which sets the ctime. On BTRFS that
@@ -66,8 +66,9 @@ func touch(fd int) error {
 	return nil
 }
 
-// applyAttr sets the attributes named in valid. The owner goes first, as chown clears setuid and setgid bits.
-func applyAttr(fd int, in *fuse.SetAttrIn, valid uint32) error {
+// applyAttr sets the attributes named in valid. The owner goes first, as chown clears setuid and setgid bits: which ones goes by the caller, of whom the kernel's
+// flag says nothing here.
+func (f *FS) applyAttr(c *call, fd int, in *fuse.SetAttrIn, valid uint32) error {
 	if valid&(fuse.FATTR_UID|fuse.FATTR_GID) != 0 {
 		uid, gid := -1, -1
 		if valid&fuse.FATTR_UID != 0 {
@@ -76,7 +77,8 @@ func applyAttr(fd int, in *fuse.SetAttrIn, valid uint32) error {
 		if valid&fuse.FATTR_GID != 0 {
 			gid = int(in.Gid)
 		}
-		if err := unix.Fchownat(fd, "", uid, gid, unix.AT_EMPTY_PATH); err != nil {
+		chown := func() error { return unix.Fchownat(fd, "", uid, gid, unix.AT_EMPTY_PATH) }
+		if err := f.maybePlain(c, !keepsSuid(fd, c.pid), fd, chown); err != nil {
 			return err
 		}
 	}
