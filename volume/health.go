@@ -64,7 +64,7 @@ func (m *Manager) checkHolder(context.Context) Check {
 	if m.d.Keep != nil && m.d.Keep.Outlives() {
 		return check("holder", "mounts outlive the driver", nil)
 	}
-	return check("holder", "none: mounts end with the driver, but not with its worker", nil)
+	return check("holder", "none: mounts end with the driver", nil)
 }
 
 func checkFuse(context.Context) Check { return check("fuse", "/dev/fuse opens", checkFUSE()) }

@@ -318,7 +318,7 @@ func TestHealth_NamesEverything(t *testing.T) {
 	w := newWorld(t)
 	a := w.machine("a")
 	h := a.Health(ctx(t))
-	if !h.OK || len(h.Checks) != 7 {
+	if !h.OK || len(h.Checks) != 8 {
 		t.Fatalf("%+v", h)
 	}
 	w.down.Store(true)
