@@ -1,7 +1,9 @@
 package replica
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -10,7 +12,6 @@ import (
 	"fractal-lazy/seal"
 	"fractal-lazy/store"
 
-	"github.com/google/uuid"
 	"github.com/ipfs/go-cid"
 )
 
@@ -30,7 +31,8 @@ type Replicated struct {
 
 // Replicate brings the snapshots of a volume up to the manifest last to a second place: their blocks first, then their manifests as they are,
 // signature and all, so that a machine with the key mounts from there as from the first. Of manifests whose blocks the first place
-// gave up only the manifest is posted, since the chain needs it. Called again after an error or a kill it goes on.
+// gave up only the manifest is posted. Where the manifest before one was removed from the first place by a purge, and the second never had it, a new manifest says the same
+// without it. Called again after an error or a kill it goes on.
 //
 // all are the volume's manifests in the first place. Errors: ErrFenced where a machine has the volume in use from the second place,
 // ErrBehind where that has another history; those of package store and of package hive.
@@ -46,40 +48,55 @@ func Replicate(ctx context.Context, from, to Place, key seal.Privkey, all []*hiv
 	if err != nil {
 		return r, err
 	}
-	known, err := to.Hive.Snapshots(ctx, pub, nil, false)
-	if err != nil {
+	there, err := to.Hive.Latest(ctx, pub)
+	if err != nil && !errors.Is(err, hive.ErrNotFound) {
 		return r, err
 	}
-	has := map[hive.Hash]bool{}
-	for _, h := range known {
-		has[h] = true
+	if there != nil {
+		r.Generation = there.Generation
 	}
-	chain, err := chainOf(all, last)
-	if err != nil {
-		return r, err
+	chain := upTo(all, last)
+	begin := nextFor(chain, there)
+	if begin < 0 && there.Generation >= last.Generation { // an older one than the newest there
+		known, err := to.Hive.All(ctx, pub)
+		if err != nil {
+			return r, err
+		}
+		if slices.ContainsFunc(known, func(m *hive.Manifest) bool { return sameState(m, last) }) {
+			begin = len(chain)
+		}
 	}
-	if err := checkPlace(v.Writer, chain, has, len(known)); err != nil {
-		return r, err
+	if begin < 0 {
+		return r, fmt.Errorf("%w: the second place has snapshots that this one has not; replicate the other way, or remove the volume there", ErrBehind)
+	}
+	if v.Writer != nil && (there == nil || *v.Writer != there.Machine) {
+		return r, fmt.Errorf("%w: %s uses the volume from the second place", ErrFenced, v.Writer)
 	}
 	var prev cid.Cid
-	for _, m := range chain {
+	begin = min(begin, len(chain)-1) // the last one again: its pin may have been lost there
+	if begin > 0 {
+		if prev, err = ParseRoot(chain[begin-1].Data); err != nil {
+			return r, fmt.Errorf("generation %d: %w", chain[begin-1].Generation, err)
+		}
+	}
+	for _, m := range chain[begin:] {
 		root, err := ParseRoot(m.Data)
 		if err != nil {
 			return r, fmt.Errorf("generation %d: %w", m.Generation, err)
 		}
-		if !has[m.Hash()] || m == last { // the last one again: its pin may have been lost there
-			if err := r.snapshot(ctx, from, to, prev, root, m == last, line, tell); err != nil {
-				return r, fmt.Errorf("generation %d: %w", m.Generation, err)
-			}
+		if err := r.snapshot(ctx, from, to, prev, root, m == last, line, tell); err != nil {
+			return r, fmt.Errorf("generation %d: %w", m.Generation, err)
 		}
-		prev, r.Generation = root, m.Generation
-		if has[m.Hash()] {
+		prev = root
+		if there != nil && there.Generation >= m.Generation {
 			continue
 		}
+		m = following(m, there)
 		if _, err := to.Hive.Post(ctx, pub, m.Sign(key)); err != nil {
 			return r, fmt.Errorf("generation %d: %w", m.Generation, err)
 		}
 		r.Manifests++
+		there, r.Generation = m, m.Generation
 		if err := to.Hive.SetWriter(ctx, pub, nil); err != nil {
 			return r, err
 		}
@@ -88,6 +105,64 @@ func Replicate(ctx context.Context, from, to Place, key seal.Privkey, all []*hiv
 		return r, to.Hive.SetWriter(ctx, pub, nil)
 	}
 	return r, nil
+}
+
+// upTo returns the manifests up to last, ascending.
+func upTo(all []*hive.Manifest, last *hive.Manifest) (chain []*hive.Manifest) {
+	for _, m := range all {
+		if m.Generation < last.Generation {
+			chain = append(chain, m)
+		}
+	}
+	slices.SortFunc(chain, func(a, b *hive.Manifest) int { return cmp.Compare(a.Generation, b.Generation) })
+	return append(chain, last)
+}
+
+// nextFor says which of the chain is the first to be posted at a place whose newest manifest is there, nil for none; less than 0: that is none of this history, or newer than all
+// of the chain. A purge may have removed it from the chain since: then the place is taken for one of this history where a machine made it that is known from the chain, which one
+// that took the volume over from the second place is not. It is a pure function.
+func nextFor(chain []*hive.Manifest, there *hive.Manifest) int {
+	if there == nil {
+		return 0
+	}
+	purged, known := -1, false
+	for i, m := range chain {
+		switch {
+		case sameState(m, there):
+			return i + 1
+		case m.Parent != nil && m.Parent.Hash == there.Hash():
+			return i
+		case m.Generation == there.Generation:
+			return -1
+		case m.Generation > there.Generation && purged < 0:
+			purged = i
+		}
+		known = known || m.Machine == there.Machine
+	}
+	if known {
+		return purged
+	}
+	return -1
+}
+
+// sameState tells whether two manifests are of one snapshot: they may have different ones before them.
+func sameState(a, b *hive.Manifest) bool {
+	return a.Generation == b.Generation && a.Data == b.Data && a.Machine == b.Machine && a.Path == b.Path && a.Creation == b.Creation
+}
+
+// following is m as it can be posted after prev, nil for none: itself where that is its parent, or where it has none.
+func following(m, prev *hive.Manifest) *hive.Manifest {
+	if m.Parent == nil || prev != nil && m.Parent.Hash == prev.Hash() {
+		return m
+	}
+	n := *m
+	n.Parent, n.Size = nil, max(m.Size, hive.MinChildSize)
+	n.SizeTotal = n.Size
+	if prev != nil {
+		n.Parent = &hive.Parent{Hash: prev.Hash()}
+		n.SizeTotal += prev.SizeTotal
+	}
+	return &n
 }
 
 // snapshot copies one snapshot. One that the first place does not keep any more is left out, but for the last.
@@ -107,43 +182,4 @@ func (r *Replicated) snapshot(ctx context.Context, from, to Place, prev, root ci
 	r.Stats.Nodes += s.Nodes
 	r.Stats.Whole = r.Stats.Whole || s.Whole
 	return err
-}
-
-// chainOf returns the manifests from the first to last.
-func chainOf(all []*hive.Manifest, last *hive.Manifest) (chain []*hive.Manifest, err error) {
-	by := map[hive.Hash]*hive.Manifest{}
-	for _, m := range all {
-		by[m.Hash()] = m
-	}
-	for m := last; m != nil; {
-		chain = append(chain, m)
-		if m.Parent == nil {
-			break
-		}
-		next := by[m.Parent.Hash]
-		if next == nil || len(chain) > len(all) {
-			return nil, fmt.Errorf("%w: the Hive does not show the manifest before generation %d", hive.ErrNotFound, m.Generation)
-		}
-		m = next
-	}
-	slices.Reverse(chain)
-	return chain, nil
-}
-
-// checkPlace refuses a place where the volume lives a life of its own. writer is who uses it there: after a
-// call that was killed that is the machine of one of our own manifests, the newest one there.
-func checkPlace(writer *uuid.UUID, chain []*hive.Manifest, has map[hive.Hash]bool, known int) error {
-	shared, newest := 0, uuid.Nil
-	for _, m := range chain {
-		if has[m.Hash()] {
-			shared, newest = shared+1, m.Machine
-		}
-	}
-	switch {
-	case known > shared && !has[chain[len(chain)-1].Hash()]:
-		return fmt.Errorf("%w: the second place has snapshots that this one has not; replicate the other way, or remove the volume there", ErrBehind)
-	case writer != nil && *writer != newest:
-		return fmt.Errorf("%w: %s uses the volume from the second place", ErrFenced, writer)
-	}
-	return nil
 }

@@ -2,7 +2,6 @@ package replica
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"testing"
 
@@ -206,12 +205,85 @@ func latestThere(t *testing.T, p *twoPlaces) *hive.Manifest {
 	return m
 }
 
-func TestReplicate_AHiveThatHidesManifestsIsAnError(t *testing.T) {
-	p := newTwoPlaces(t, 3)
-	all, err := p.hive.All(context.Background(), p.key.Public())
-	check(t, err)
-	_, err = Replicate(context.Background(), Place{p.blocks, p.hive}, Place{p.second.blocks, p.second.hive}, p.key, all[1:], all[2], nil, nil)
-	if !errors.Is(err, hive.ErrNotFound) {
-		t.Errorf("%v", err)
+// A purge removes manifests from the first place, also those that others name as the one before them.
+func TestReplicate_AfterAPurge(t *testing.T) {
+	ctx := context.Background()
+	for _, begun := range []bool{false, true} {
+		p := newTwoPlaces(t, 2)
+		if begun {
+			_, err := p.replicate(p.blocks, p.second.blocks)
+			check(t, err)
+		}
+		p.change()
+		p.change()
+		all, err := p.hive.All(ctx, p.key.Public())
+		check(t, err)
+		for _, m := range all[:3] { // the newest that the second place has among them, and the one after that
+			check(t, p.hive.Forget(ctx, p.key.Public(), m.Hash()))
+			root, err := ParseRoot(m.Data)
+			check(t, err)
+			check(t, p.blocks.Unpin(ctx, root))
+		}
+		p.blocks.GC()
+		for range 2 {
+			_, err = p.replicate(p.blocks, p.second.blocks)
+			check(t, err)
+			there := latestThere(t, p)
+			if !sameState(there, all[3]) {
+				t.Fatalf("begun %v: generation %d of %s there", begun, there.Generation, there.Data)
+			}
+			p.second.blocks.GC()
+			read := &world{t: t, store: p.second.blocks, key: p.key}
+			for name, data := range p.files {
+				read.wantFile(p.base.Root, name, data)
+			}
+		}
+		p.change() // and it goes on, though the manifests before are not the same
+		_, err = p.replicate(p.blocks, p.second.blocks)
+		check(t, err)
+		if n, err := p.second.hive.Snapshots(ctx, p.key.Public(), nil, false); err != nil || len(n) != map[bool]int{false: 2, true: 4}[begun] {
+			t.Fatalf("begun %v: %d manifests there, %v", begun, len(n), err)
+		}
+		if there := latestThere(t, p); there.Generation != 5 {
+			t.Fatalf("generation %d", there.Generation)
+		}
+	}
+}
+
+func TestNextFor_KnowsItsOwnHistory(t *testing.T) {
+	us, them := uuid.New(), uuid.New()
+	at := func(generation uint64, machine uuid.UUID, parent *hive.Manifest) *hive.Manifest {
+		m := &hive.Manifest{Creation: generation, Machine: machine, Path: "/x", Size: 100, Generation: generation, Data: fmt.Sprintf("ipfs://%d-%s", generation, machine)}
+		if parent != nil {
+			m.Parent = &hive.Parent{Hash: parent.Hash()}
+		}
+		return m
+	}
+	one := at(1, us, nil)
+	two := at(2, us, one)
+	three := at(3, us, two)
+	four := at(4, us, three)
+	made := *three // as a purge made it necessary there
+	made.Parent = nil
+	for _, c := range []struct {
+		name  string
+		chain []*hive.Manifest
+		there *hive.Manifest
+		want  int
+	}{
+		{"nothing there", []*hive.Manifest{one, two}, nil, 0},
+		{"all there", []*hive.Manifest{one, two}, two, 2},
+		{"one is new", []*hive.Manifest{one, two}, one, 1},
+		{"the newest there was purged, the next was not", []*hive.Manifest{one, three, four}, two, 1},
+		{"more was purged", []*hive.Manifest{one, four}, two, 1},
+		{"a new manifest of the same", []*hive.Manifest{one, three, four}, &made, 2},
+		{"that one was purged since", []*hive.Manifest{one, four}, &made, 1},
+		{"another of the same generation", []*hive.Manifest{one, two, three}, at(2, them, one), -1},
+		{"another whose like was purged", []*hive.Manifest{one, three}, at(2, them, one), -1},
+		{"newer there", []*hive.Manifest{one, two}, three, -1},
+	} {
+		if got := nextFor(c.chain, c.there); got != c.want {
+			t.Errorf("%s: %d", c.name, got)
+		}
 	}
 }

@@ -113,8 +113,37 @@ func (h *history) neededNear() map[string]string {
 	return needed
 }
 
+// neededFar are the roots of the manifests at the second place, but for those whose blocks were never brought, since the first place had given them up.
+func (h *history) neededFar() (map[string]string, error) {
+	needed := map[string]string{}
+	files, err := h.far.files()
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range h.vols {
+		all, err := h.far.manifests(context.Background(), v.pub)
+		if err != nil {
+			return nil, err
+		}
+		for _, mf := range all {
+			root, err := mf.Root()
+			if err != nil {
+				return nil, err
+			}
+			if c, err := cid.Decode(root); err != nil {
+				return nil, err
+			} else if files[fileName(c)] != "" {
+				needed[root] = fmt.Sprintf("generation %d of volume %s", mf.Generation, v.name)
+			}
+		}
+	}
+	return needed, nil
+}
+
 // settle brings everything to rest: all machines run and reach everything, nothing is mounted, nothing waits for its upload.
 func (h *history) settle() error {
+	defer func(p float64) { h.c.crashes = p }(h.c.crashes)
+	h.c.crashes = 0
 	for _, m := range h.machines {
 		m.cable.pulled.Store(false)
 		if m.down {
@@ -206,6 +235,13 @@ func (h *history) finish() error {
 	h.t.collections++
 	if err := h.reachable(h.near, h.neededNear(), true); err != nil {
 		return err
+	}
+	needed, err := h.neededFar()
+	if err != nil {
+		return err
+	}
+	if err := h.reachable(h.far, needed, true); err != nil {
+		return fmt.Errorf("second place: %w", err)
 	}
 	// A machine that has never seen anything but the keys.
 	fresh, err := newMachine(h.dir, "fresh", h.clock, h.near, h.far)

@@ -23,7 +23,6 @@ type vol struct {
 	mayGo     map[string]string     // hash or id of a local snapshot: which operation may have removed it
 	gone      []*guess              // states of local snapshots that were removed on purpose
 	writer    string                // at the last look
-	far       map[string]bool       // hashes that were replicated to the second place
 	order     int                   // of its making
 }
 
@@ -48,6 +47,7 @@ type instance struct {
 	line   int
 	recent []*guess // all that the data was since the last look
 	locals map[string]*local
+	polite bool // it takes the volume from nobody
 	source *vol // it may still take content from it
 }
 

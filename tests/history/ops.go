@@ -49,6 +49,14 @@ func init() {
 		{"snapshot", 16, on((*history).snapshot)},
 		{"flush", 16, on((*history).flush)},
 		{"hydrate", 4, on((*history).hydrate)},
+		{"restore", 14, on((*history).restore)},
+		{"clone", 7, on((*history).clone)},
+		{"remove", 6, on((*history).remove)},
+		{"purge", 8, on((*history).purge)},
+		{"rm", 7, on((*history).drop)},
+		{"synchronize", 8, on((*history).synchronize)},
+		{"replicate", 6, on((*history).replicate)},
+		{"verify", 4, on((*history).verify)},
 		{"crash", 3, (*history).crash},
 		{"stop", 1, (*history).stop},
 		{"pull", 2, (*history).pull},
@@ -128,7 +136,7 @@ func (h *history) register(m *machine, name string, crashed bool, state *guess) 
 			return err
 		}
 		v := &vol{name: name, order: len(h.vols), copies: map[*machine]*instance{}, remote: map[string]*published{}, past: map[string]*published{},
-			mayGo: map[string]string{}, far: map[string]bool{}}
+			mayGo: map[string]string{}}
 		if v.key, err = c.KeyExport(ctx, name); err != nil {
 			return err
 		}
@@ -240,8 +248,18 @@ func (h *history) refusedMount(m *machine, c *instance, err error) error {
 	if err == nil {
 		return nil
 	}
-	return h.refused(m, err)
+	return h.refused(m, err, held(c))
 }
+
+// held is what who takes a volume from nobody may meet.
+func held(c *instance) error {
+	if c.polite {
+		return volume.ErrHeld
+	}
+	return errNever
+}
+
+var errNever = errors.New("nothing is this")
 
 // mounted finds out what a mount shows, which is never a matter of taste.
 func (h *history) mounted(m *machine, v *vol, c *instance, before *published, unsure bool) error {
@@ -577,5 +595,15 @@ func (h *history) readLocal(m *machine, v *vol, c *instance) (bool, error) {
 	}
 	l := pick(h.r, all)
 	h.note("read local snapshot %.8s (%s) of %s on %s", l.id, l.note, v.name, m.name)
-	return true, h.browse(m, v, l.id, l.state)
+	err := h.browse(m, v, l.id, l.state)
+	if errors.Is(err, volume.ErrNoSnapshot) { // an upload ended meanwhile, and did away with it
+		if lerr := h.look(); lerr != nil {
+			return true, lerr
+		}
+		if c.locals[l.id] == nil {
+			_ = m.call(func(ctx context.Context, cl *control.Client) error { return cl.Remove(ctx, v.name+".at-"+l.id[:8], true) })
+			return true, nil
+		}
+	}
+	return true, err
 }
