@@ -16,7 +16,7 @@ func TestMain(m *testing.M) {
 }
 
 // short is how many operations the test does, in two histories: `make history` does thousands.
-const short = 160
+const short = 120
 
 func TestHistory_EverySurvivingSnapshotReadsBack(t *testing.T) {
 	kit.NeedRoot(t)
