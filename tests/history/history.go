@@ -75,8 +75,9 @@ type history struct {
 	now      string   // the operation under way
 	log      []string // of operations
 
-	returning string // hash of a manifest that an import may bring back
-	importing *guess // what the manifest that an import makes holds
+	returning string    // hash of a manifest that an import may bring back
+	editing   *instance // whose files were changed since the last look
+	importing *guess    // what the manifest that an import makes holds
 }
 
 // file is an offline copy.
@@ -230,7 +231,9 @@ func (h *history) step() error {
 		}
 		if did {
 			h.t.kinds[o.name]++
-			return h.look()
+			err := h.look()
+			h.editing = nil
+			return err
 		}
 		if try > 1000 {
 			return errors.New("nothing can be done any more")

@@ -57,10 +57,8 @@ type local struct {
 	created  time.Time
 	line     int // 0: nobody knows
 	state    *guess
-	tainted  bool
+	tainted  bool // it cannot be read back, or nobody knows as what
 }
-
-func (v *vol) copyAt(m *machine) *instance { return v.copies[m] }
 
 // newest is the published snapshot with the highest generation; nil: there is none.
 func (v *vol) newest() (n *published) {
@@ -211,6 +209,9 @@ func (h *history) newLocals(v *vol, m *machine, c *instance, list []volume.Snaps
 		}
 		if len(c.recent) == 1 {
 			l.line = c.line
+		}
+		if c == h.editing { // it was fenced in the middle of an edit: what it holds lies between two states
+			l.tainted = true
 		}
 		if p := v.withID(i.Local); p != nil {
 			if err := l.state.meet(p.state); err != nil {

@@ -373,6 +373,7 @@ func (h *history) edit(m *machine, v *vol, c *instance) (bool, error) {
 	}
 	n := 1 + h.r.IntN(6)
 	h.note("edit %s on %s, %d times", v.name, m.name, n)
+	h.editing = c
 	dies := -1
 	if h.chance(h.c.crashes) {
 		dies = h.r.IntN(n)
@@ -601,7 +602,9 @@ func (h *history) readLocal(m *machine, v *vol, c *instance) (bool, error) {
 			return true, lerr
 		}
 		if c.locals[l.id] == nil {
-			_ = m.call(func(ctx context.Context, cl *control.Client) error { return cl.Remove(ctx, v.name+".at-"+l.id[:8], true) })
+			_ = m.call(func(ctx context.Context, cl *control.Client) error {
+				return cl.Remove(ctx, v.name+".at-"+l.id[:8], true)
+			})
 			return true, nil
 		}
 	}
