@@ -1,61 +1,51 @@
 package fusefs
 
 import (
-	"errors"
-	"reflect"
+	"math/bits"
 	"sync"
 	"unsafe"
-
-	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
 // A process that is killed while the kernel copies a request into a page that it never had before fails that request with EIO: with a fatal signal
-// no page is found any more. So every buffer that requests are read into is written to once, before its first use; as long as it is in use or in
-// the library's pool, nobody takes its pages away again.
+// no page is found any more. So all memory that requests are read into is written to once, before its first use, and stays.
 
-var errPool = errors.New("the protocol library keeps its buffers in another way than this program knows")
+// roomSize is what the kernel wants to find for any request: a header, the struct of a write, and its data.
+const roomSize = maxWrite + 4096
 
-// populate has the protocol library read requests only into memory that is there. The library has no option for it: its pool of buffers is found by
-// name. Before the library serves.
-func populate(server *fuse.Server) error {
-	pool, err := readPool(server)
-	if err != nil {
-		return err
+// takeRoom returns memory for one request, all of it present. The data of a write lies on a page's boundary in it.
+func (s *server) takeRoom() []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.free); n > 0 {
+		room := s.free[n-1]
+		s.free = s.free[:n-1]
+		return room
 	}
-	fresh := pool.New
-	pool.New = nil
-	var used []any // what INIT was read into: only its first page was needed
-	for b := pool.Get(); b != nil; b = pool.Get() {
-		used = append(used, b)
-	}
-	pool.New = func() any {
-		b := fresh()
-		if b, ok := b.([]byte); ok {
-			present(b)
-		}
-		return b
-	}
-	for _, b := range used {
-		if b, ok := b.([]byte); ok {
-			present(b)
-		}
-		pool.Put(b)
-	}
-	return nil
+	return newRoom()
 }
 
-// readPool is where the library has the buffers that requests are read into. Not to be asked while it serves.
-func readPool(server *fuse.Server) (*sync.Pool, error) {
-	f := reflect.ValueOf(server).Elem().FieldByName("readPool")
-	if !f.IsValid() || f.Type() != reflect.TypeFor[sync.Pool]() {
-		return nil, errPool
+// giveRoom gives back what takeRoom returned, or nil.
+func (s *server) giveRoom(room []byte) {
+	if room == nil {
+		return
 	}
-	pool := (*sync.Pool)(unsafe.Pointer(f.UnsafeAddr()))
-	if pool.New == nil {
-		return nil, errPool
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.free) <= int(s.most) {
+		s.free = append(s.free, room)
 	}
-	return pool, nil
 }
+
+func newRoom() []byte {
+	const page = 4096
+	b := make([]byte, roomSize+page)
+	data := uintptr(unsafe.Pointer(&b[0])) + headerSize + writeSize
+	room := b[(page-data%page)%page:][:roomSize]
+	present(room)
+	return room
+}
+
+const writeSize = 40 // struct fuse_write_in
 
 // present makes every page of b present.
 func present(b []byte) {
@@ -66,4 +56,33 @@ func present(b []byte) {
 	if len(b) > 0 {
 		b[len(b)-1] = 0
 	}
+}
+
+// reader is what one reader needs for one request at a time.
+type reader struct {
+	request [4096]byte // a copy of a request that may wait
+	answer  [4096]byte
+	in, out [1][]byte
+}
+
+var readerPool = sync.Pool{New: func() any {
+	r := new(reader)
+	present(r.request[:])
+	return r
+}}
+
+// answers are pools of memory for long answers, by the power of two of their size.
+var answers [32]sync.Pool
+
+// answerRoom returns size bytes to make an answer in, and what gives them back.
+func (r *reader) answerRoom(size int) (room []byte, give func()) {
+	if size <= len(r.answer) {
+		return r.answer[:], func() {}
+	}
+	pool := &answers[bits.Len(uint(size-1))]
+	if b, ok := pool.Get().(*[]byte); ok {
+		return *b, func() { pool.Put(b) }
+	}
+	b := make([]byte, 1<<bits.Len(uint(size-1)))
+	return b, func() { pool.Put(&b) }
 }

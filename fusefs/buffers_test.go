@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"os"
+	"runtime"
 	"testing"
 	"unsafe"
 
@@ -24,22 +25,30 @@ func absent(t *testing.T, b []byte) (n int) {
 	return n
 }
 
-// Requests are read only into memory that is there: also with buffers that are taken while others are in use, and after collections
-// that empty the library's pool.
+// Requests are read only into memory that is there: also with buffers that are taken while others are in use, and after collections.
 func TestBuffers_AreInMemoryBeforeRequestsAreReadIntoThem(t *testing.T) {
-	server := newWorld(t).server
-	pool, err := readPool(server)
-	must(t, err)
+	s := newWorld(t).server
 	var used [][]byte
 	for range 24 {
-		b := pool.New().([]byte)
+		b := s.takeRoom()
 		used = append(used, b)
-		if len(b) < maxWrite {
+		if len(b) < maxWrite+headerSize+writeSize {
 			t.Fatalf("a buffer of %d bytes", len(b))
+		}
+		if at := uintptr(unsafe.Pointer(&b[headerSize+writeSize])); at%4096 != 0 {
+			t.Errorf("the data of a write is at %#x", at)
 		}
 		if n := absent(t, b); n != 0 {
 			t.Errorf("%d pages are not there", n)
 		}
 	}
-	_ = used
+	for _, b := range used {
+		s.giveRoom(b)
+	}
+	runtime.GC()
+	for range 4 {
+		if n := absent(t, s.takeRoom()); n != 0 {
+			t.Errorf("%d pages are not there", n)
+		}
+	}
 }

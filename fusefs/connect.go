@@ -5,15 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
 
-// The protocol library reads the kernel's INIT from the descriptor it is given, and answers there. Here that descriptor is first a
-// socket on which we play the kernel: so the request and the answer can be kept, and a later process can begin with the
-// same two on a connection that has long been negotiated. Then the connection takes the socket's place.
+// The kernel's INIT and what it was answered are kept, so that a later process can begin with the same two on a connection that has long
+// been negotiated.
 
 // fuseType is the type of our mounts in /proc/self/mountinfo.
 const fuseType = "fuse.fractal-lazy"
@@ -30,6 +30,9 @@ type Held struct {
 
 // maxInit bounds Init and Reply.
 const maxInit = 1024
+
+// mostReaders is how many readers of a connection wait at the same time, on a machine with as many processors or more.
+const mostReaders = 16
 
 // ErrGone says that a held connection has no mount any more.
 var ErrGone = errors.New("the mount is gone")
@@ -57,11 +60,8 @@ func (f *FS) mountFUSE() (*os.File, error) {
 
 // beginConn agrees with the kernel on a new connection, and returns what was said.
 func (f *FS) beginConn(conn *os.File) (h Held, err error) {
-	buf := make([]byte, maxWrite+4096) // the kernel refuses to be read into less than a request may have
-	n, err := unix.Read(int(conn.Fd()), buf)
-	for err == unix.EINTR {
-		n, err = unix.Read(int(conn.Fd()), buf)
-	}
+	buf := make([]byte, roomSize) // the kernel refuses to be read into less than a request may have
+	n, err := readConn(int(conn.Fd()), buf)
 	if err != nil {
 		return h, fmt.Errorf("read INIT: %w", err)
 	}
@@ -100,39 +100,25 @@ func (f *FS) continueConn(h Held) error {
 	return err
 }
 
-// attach lets the protocol library answer init, gives the answer to said, and then has the library serve conn, which stays the caller's.
+// attach lets the protocol library answer init, gives the answer to said, and then makes f.server serve conn, which stays the caller's.
 func (f *FS) attach(conn *os.File, init []byte, said func(reply []byte) error) ([]byte, error) {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("socket: %w", err)
-	}
-	kernel, ours := pair[0], pair[1]
-	if _, err := unix.Write(kernel, init); err != nil {
-		unix.Close(kernel)
-		unix.Close(ours)
-		return nil, fmt.Errorf("pass on INIT: %w", err)
-	}
-	server, err := fuse.NewServer(f, fmt.Sprintf("/dev/fd/%d", ours), f.mountOptions())
-	if err != nil {
-		unix.Close(kernel)
-		return nil, err
-	}
+	proto := fuse.NewProtocolServer(f, f.mountOptions())
 	reply := make([]byte, maxInit)
-	n, err := unix.Read(kernel, reply)
-	if err == nil {
-		reply = reply[:n:n]
-		err = said(reply)
+	n, status := proto.HandleRequest([][]byte{init}, [][]byte{reply})
+	if status.Ok() && n >= replyHeader {
+		status = fuse.Status(-int32(binary.NativeEndian.Uint32(reply[4:])))
 	}
-	if err == nil {
-		err = unix.Dup3(int(conn.Fd()), ours, unix.O_CLOEXEC)
+	if !status.Ok() || n < replyMinimum {
+		return nil, fmt.Errorf("INIT is answered with %v, in %d bytes", status, n)
 	}
-	unix.Close(kernel)
-	if err != nil {
-		server.Serve() // finds the socket closed, and lets go of it
+	reply = reply[:n:n]
+	if err := said(reply); err != nil {
 		return nil, fmt.Errorf("INIT: %w", err)
 	}
-	if err := populate(server); err != nil {
-		f.opt.Log.Warn().Err(err).Msg("a program killed at a bad moment may fail one request with EIO")
+	f.negotiated(flags64(init, initFlags, initFlags2))
+	server, err := newServer(f, int(conn.Fd()), proto, max(2, min(mostReaders, runtime.GOMAXPROCS(0))))
+	if err != nil {
+		return nil, err
 	}
 	f.server = server
 	return reply, nil

@@ -30,7 +30,7 @@ type FS struct {
 	res        Residency
 	opt        Options
 	mountpoint string
-	server     *fuse.Server
+	server     *server
 	ident      identity
 	dev        uint64 // st_dev of the subvolume
 	magic      bool   // the kernel negotiated FUSE_PASSTHROUGH
@@ -134,7 +134,7 @@ func (f *FS) mount() (err error) {
 // serve runs until the kernel has let go of the connection.
 func (f *FS) serve() {
 	defer close(f.done)
-	f.server.Serve()
+	f.server.serve()
 	f.cancel()
 	f.calls.Wait()
 	f.victims.close()
@@ -189,10 +189,10 @@ func (w logWriter) Write(p []byte) (int, error) {
 // String names the file system type for the protocol library.
 func (f *FS) String() string { return "fractal-lazy" }
 
-// Init is called by the protocol library once the connection is negotiated.
-func (f *FS) Init(s *fuse.Server) {
-	f.noOpenDir = s.KernelSettings().Flags64()&fuse.CAP_NO_OPENDIR_SUPPORT != 0 && !f.opt.Without.NoOpenDir && !f.opt.Without.ListingCache
-	f.magic = s.KernelSettings().Flags64()&fuse.CAP_PASSTHROUGH != 0
+// negotiated is told what the kernel offered in INIT.
+func (f *FS) negotiated(flags uint64) {
+	f.noOpenDir = flags&fuse.CAP_NO_OPENDIR_SUPPORT != 0 && !f.opt.Without.NoOpenDir && !f.opt.Without.ListingCache
+	f.magic = flags&fuse.CAP_PASSTHROUGH != 0
 	if !f.magic && !f.opt.NoPassthrough {
 		f.passOff.Store(true)
 		f.opt.Log.Warn().Msg("this kernel has no FUSE passthrough: all data goes through this process")

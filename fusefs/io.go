@@ -168,7 +168,7 @@ func (f *FS) flushMapped(n *node) bool {
 	if n.fetching.Load() > 0 {
 		return false
 	}
-	f.server.InodeNotify(inoToNode(n.ino), 0, 0)
+	f.server.invalidate(inoToNode(n.ino), 0, 0)
 	return true
 }
 

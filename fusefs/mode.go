@@ -62,8 +62,7 @@ func (f *FS) enterMode(h *handle, flags uint32, out *fuse.OpenOut) {
 	}
 	n.mu.Unlock()
 	if notify {
-		// ENOENT, where the kernel has no such inode any more, is as good.
-		f.server.InodeNotify(inoToNode(n.ino), 0, 0)
+		f.server.invalidate(inoToNode(n.ino), 0, 0)
 	}
 	if h.pass && h.write {
 		f.behind.add(n.ino)
@@ -76,7 +75,7 @@ func (f *FS) enterMode(h *handle, flags uint32, out *fuse.OpenOut) {
 // forgetAttr has the kernel ask for the attributes of ino at their next use, whatever attrTimeout said of them: a writer got
 // passthrough, whose stores through a mapping change the times, or flags were set, which changes the ctime.
 func (f *FS) forgetAttr(ino uint64) {
-	f.server.InodeNotify(inoToNode(ino), -1, 0) // ENOENT is as good
+	f.server.invalidate(inoToNode(ino), -1, 0)
 }
 
 // leaveMode ends what enterMode began.
@@ -142,9 +141,9 @@ func (f *FS) registerLocked(n *node, through bool) bool {
 	}
 	var id int32
 	register := func() error {
-		i, e := f.server.RegisterBackingFd(&fuse.BackingMap{Fd: int32(fd)})
-		if e != 0 {
-			return e
+		i, err := f.server.register(fd)
+		if err != nil {
+			return err
 		}
 		id = i
 		f.table.doubt(id)
@@ -174,7 +173,7 @@ func (f *FS) unregisterLocked(n *node) {
 		return
 	}
 	// After an unmount the connection has dropped all ids by itself.
-	f.server.UnregisterBackingFd(n.backing)
+	f.server.unregister(n.backing)
 	n.backing = 0
 }
 

@@ -56,7 +56,7 @@ var operations = []operation{
 	// statfs.go, ioctl.go, fs.go
 	{"STATFS", "StatFs", ""},
 	{"IOCTL", "Ioctl", "only FS_IOC_GETFLAGS, SETFLAGS, FSGETXATTR, FSSETXATTR: as root, any other could do what its caller may not"},
-	{"INIT", "Init", "negotiated by the protocol library from mountOptions"},
+	{"INIT", "", "the protocol library answers from mountOptions; connect.go"},
 
 	// Answered by the protocol library.
 	{"DESTROY", "", "block devices only; serve cleans up when the connection ends"},

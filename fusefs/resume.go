@@ -69,7 +69,7 @@ func (f *FS) reopenAll() {
 	})
 	if !f.opt.NoPassthrough {
 		for _, id := range f.table.doubtful() {
-			f.server.UnregisterBackingFd(id) // an error says that there was no such id
+			f.server.unregister(id)
 		}
 	}
 	f.opt.Log.Debug().Int("handles", len(f.unanswered)).Int("lost", lost).Msg("open files taken over")
