@@ -17,12 +17,16 @@ const (
 	victimLimit = 256
 )
 
-// victims are descriptors of inodes that have just lost a name, the oldest first.
+// victims are descriptors of inodes that have just lost a name, the oldest first. Closing one takes BTRFS longer than removing the name did, if
+// that was the last one. So it is not done by those who answer requests, as long as they are not much faster than it is.
 type victims struct {
-	mu     sync.Mutex
-	queue  []victim
-	timer  *time.Timer
-	closed bool
+	closers sync.WaitGroup // who closes without the lock
+
+	mu      sync.Mutex
+	queue   []victim
+	timer   *time.Timer
+	closing bool // there are too many, and somebody closes the older half
+	closed  bool
 }
 
 type victim struct {
@@ -68,45 +72,74 @@ func (v *victims) add(fd int, removed bool) {
 		return
 	}
 	v.queue = append(v.queue, victim{fd, time.Now().Add(victimKeep)})
-	if len(v.queue) > victimLimit {
+	switch {
+	case len(v.queue) <= victimLimit:
+	case v.closing:
 		unix.Close(v.queue[0].fd)
 		v.queue = v.queue[1:]
+	default:
+		v.closing = true
+		v.closers.Add(1)
+		go v.shorten(v.takeLocked(victimLimit / 2))
 	}
 	if v.timer == nil {
 		v.timer = time.AfterFunc(victimKeep, v.expire)
 	}
 }
 
+// takeLocked takes the oldest n out of the queue.
+func (v *victims) takeLocked(n int) []victim {
+	old := v.queue[:n:n]
+	v.queue = append([]victim(nil), v.queue[n:]...)
+	return old
+}
+
+func closeVictims(old []victim) {
+	for _, k := range old {
+		unix.Close(k.fd)
+	}
+}
+
+// shorten closes old, which was taken because there were too many.
+func (v *victims) shorten(old []victim) {
+	defer v.closers.Done()
+	closeVictims(old)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.closing = false
+}
+
 // expire closes those whose time has come, and comes again for the rest.
 func (v *victims) expire() {
 	v.mu.Lock()
-	defer v.mu.Unlock()
 	v.timer = nil
 	if v.closed {
+		v.mu.Unlock()
 		return
 	}
-	now := time.Now()
-	for len(v.queue) > 0 && !v.queue[0].until.After(now) {
-		unix.Close(v.queue[0].fd)
-		v.queue = v.queue[1:]
+	v.closers.Add(1)
+	defer v.closers.Done()
+	now, n := time.Now(), 0
+	for n < len(v.queue) && !v.queue[n].until.After(now) {
+		n++
 	}
+	old := v.takeLocked(n)
 	if len(v.queue) > 0 {
 		v.timer = time.AfterFunc(time.Until(v.queue[0].until), v.expire)
-	} else {
-		v.queue = nil
 	}
+	v.mu.Unlock()
+	closeVictims(old)
 }
 
 // close closes all of them, for good.
 func (v *victims) close() {
 	v.mu.Lock()
+	defer v.closers.Wait()
 	defer v.mu.Unlock()
 	v.closed = true
 	if v.timer != nil {
 		v.timer.Stop()
 	}
-	for _, k := range v.queue {
-		unix.Close(k.fd)
-	}
+	closeVictims(v.queue)
 	v.queue = nil
 }

@@ -1,0 +1,185 @@
+package fusefs
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// oneThread asks from one thread until the server has nobody wait while it answers that one; then it runs do on the same thread.
+func oneThread(w *world, do func() error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	dir := filepath.Join(w.mnt, "d")
+	for end := time.Now().Add(time.Minute); ; {
+		if err := errors.Join(unix.Mkdir(dir, 0o755), unix.Rmdir(dir)); err != nil {
+			return err
+		}
+		w.server.mu.Lock()
+		readers := w.server.readers
+		w.server.mu.Unlock()
+		if readers == 1 && w.server.streak.Load() >= aloneAfter && w.server.numbers.Load() > 0 {
+			return do()
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%d readers answer one thread", readers)
+		}
+	}
+}
+
+// As long as one thread asks, one reader answers, and there is no other.
+func TestServer_OneReaderForOneThread(t *testing.T) {
+	w := newWorld(t)
+	must(t, oneThread(w, func() error {
+		before := w.server.numbers.Load()
+		for i := range 50 {
+			name := filepath.Join(w.mnt, fmt.Sprint("n", i))
+			if err := errors.Join(unix.Mkdir(name, 0o755), unix.Rmdir(name)); err != nil {
+				return err
+			}
+		}
+		if n := w.server.numbers.Load() - before; n < 100 {
+			return fmt.Errorf("%d requests were worked on alone", n)
+		}
+		return nil
+	}))
+}
+
+// A request of which nobody expected that it takes its time holds up nobody else: here one that waits for the end of a snapshot.
+func TestServer_OthersAreAnsweredWhileOneAloneTakesItsTime(t *testing.T) {
+	w := newWorld(t)
+	must(t, os.WriteFile(filepath.Join(w.src, "there"), []byte("x"), 0o644))
+	must(t, os.Mkdir(filepath.Join(w.src, "in"), 0o755)) // the kernel itself lets nobody look into a directory that something is made in
+	ready, frozen, thaw, made := make(chan struct{}), make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	go func() {
+		made <- oneThread(w, func() error {
+			close(ready)
+			<-frozen
+			return unix.Mkdir(filepath.Join(w.mnt, "in", "waits"), 0o755)
+		})
+	}()
+	select {
+	case <-ready:
+	case err := <-made:
+		t.Fatal(err)
+	}
+	froze := make(chan error, 1)
+	go func() { froze <- w.Freeze(func() error { close(frozen); <-thaw; return nil }) }()
+	<-frozen
+	// The lookups before it are over, and it waits: the number stays.
+	waitFor(t, func() bool {
+		n := w.server.alone.Load()
+		time.Sleep(200 * time.Millisecond)
+		return n != 0 && n == w.server.alone.Load()
+	})
+	looked := make(chan error, 1)
+	go func() {
+		var st unix.Stat_t
+		looked <- unix.Lstat(filepath.Join(w.mnt, "there"), &st)
+	}()
+	select {
+	case err := <-looked:
+		must(t, err)
+	case <-time.After(time.Minute):
+		t.Error("a lookup waits for the end of a snapshot")
+	}
+	if len(made) > 0 {
+		t.Errorf("mkdir during a snapshot: %v", <-made)
+	}
+	close(thaw)
+	must(t, <-made)
+	must(t, <-froze)
+}
+
+// Threads that ask at the same time are answered at the same time, also where some wait for very long.
+func TestServer_ManyWaitAtTheSameTime(t *testing.T) {
+	const many = 40
+	w := newWorld(t)
+	frozen, thaw := make(chan struct{}), make(chan struct{})
+	froze := make(chan error, 1)
+	go func() { froze <- w.Freeze(func() error { close(frozen); <-thaw; return nil }) }()
+	<-frozen
+	errs, made := make(chan error, many), make(chan error, many)
+	for i := range many {
+		must(t, os.Mkdir(filepath.Join(w.src, fmt.Sprint("d", i)), 0o755))
+	}
+	for i := range many {
+		go func() { made <- os.Mkdir(filepath.Join(w.mnt, fmt.Sprint("d", i), "d"), 0o755) }()
+		go func() { _, err := os.Lstat(filepath.Join(w.mnt, fmt.Sprint("f", i))); errs <- err }()
+	}
+	for range many {
+		select {
+		case err := <-errs:
+			if !errors.Is(err, os.ErrNotExist) {
+				t.Error(err)
+			}
+		case <-time.After(time.Minute):
+			t.Fatal("lookups wait for the end of a snapshot")
+		}
+	}
+	close(thaw)
+	for range many {
+		must(t, <-made)
+	}
+	must(t, <-froze)
+	w.server.mu.Lock()
+	defer w.server.mu.Unlock()
+	if n := len(w.server.free); n > int(w.server.most)+1 {
+		t.Errorf("%d MiB are kept for requests", n)
+	}
+}
+
+// What the library cannot answer gets an answer all the same: nobody waits for ever.
+func TestServer_AnswersWhatTheLibraryRefuses(t *testing.T) {
+	w := newWorld(t)
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	must(t, err)
+	defer unix.Close(pair[0])
+	defer unix.Close(pair[1])
+	s := &server{f: w.FS, fd: pair[0], proto: fuse.NewProtocolServer(w.FS, w.mountOptions())}
+	request := make([]byte, headerSize+32)
+	binary.NativeEndian.PutUint32(request[0:], uint32(len(request)))
+	binary.NativeEndian.PutUint32(request[headerOpcode:], opIoctl)
+	binary.NativeEndian.PutUint64(request[8:], 4711)
+	binary.NativeEndian.PutUint32(request[ioctlOutSize:], 1<<30)
+	s.answer(new(reader), request)
+	reply := make([]byte, 100)
+	n, err := unix.Read(pair[1], reply)
+	must(t, err)
+	if code := int32(binary.NativeEndian.Uint32(reply[4:])); n != replyHeader || code != -int32(unix.EIO) || binary.NativeEndian.Uint64(reply[8:]) != 4711 {
+		t.Errorf("%d bytes, error %d", n, code)
+	}
+}
+
+// A process that removes very many files in a short time has only some of them kept open for a moment.
+func TestVictims_AreFewAndSoonGone(t *testing.T) {
+	w := newWorld(t)
+	for i := range 2000 {
+		must(t, os.WriteFile(filepath.Join(w.src, "f"+string(rune('0'+i%10))+strings.Repeat("x", i/10)), nil, 0o644))
+	}
+	names, err := os.ReadDir(w.src)
+	must(t, err)
+	for _, n := range names {
+		must(t, os.Remove(filepath.Join(w.mnt, n.Name())))
+		w.victims.mu.Lock()
+		queued := len(w.victims.queue)
+		w.victims.mu.Unlock()
+		if queued > victimLimit {
+			t.Fatalf("%d removed files are kept open", queued)
+		}
+	}
+	waitFor(t, func() bool {
+		w.victims.mu.Lock()
+		defer w.victims.mu.Unlock()
+		return len(w.victims.queue) == 0 && !w.victims.closing
+	})
+}
