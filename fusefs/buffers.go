@@ -12,27 +12,36 @@ import (
 // roomSize is what the kernel wants to find for any request: a header, the struct of a write, and its data.
 const roomSize = maxWrite + 4096
 
+// rooms is memory for requests that no reader of any mount uses. A mount that nobody uses has one reader, and that one has its own.
+var rooms struct {
+	mu   sync.Mutex
+	free [][]byte
+}
+
+// keptRooms bounds rooms.free: 16 MiB.
+const keptRooms = 16
+
 // takeRoom returns memory for one request, all of it present. The data of a write lies on a page's boundary in it.
-func (s *server) takeRoom() []byte {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if n := len(s.free); n > 0 {
-		room := s.free[n-1]
-		s.free = s.free[:n-1]
+func takeRoom() []byte {
+	rooms.mu.Lock()
+	defer rooms.mu.Unlock()
+	if n := len(rooms.free); n > 0 {
+		room := rooms.free[n-1]
+		rooms.free = rooms.free[:n-1]
 		return room
 	}
 	return newRoom()
 }
 
 // giveRoom gives back what takeRoom returned, or nil.
-func (s *server) giveRoom(room []byte) {
+func giveRoom(room []byte) {
 	if room == nil {
 		return
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.free) <= int(s.most) {
-		s.free = append(s.free, room)
+	rooms.mu.Lock()
+	defer rooms.mu.Unlock()
+	if len(rooms.free) < keptRooms {
+		rooms.free = append(rooms.free, room)
 	}
 }
 

@@ -27,10 +27,9 @@ func absent(t *testing.T, b []byte) (n int) {
 
 // Requests are read only into memory that is there: also with buffers that are taken while others are in use, and after collections.
 func TestBuffers_AreInMemoryBeforeRequestsAreReadIntoThem(t *testing.T) {
-	s := newWorld(t).server
 	var used [][]byte
 	for range 24 {
-		b := s.takeRoom()
+		b := takeRoom()
 		used = append(used, b)
 		if len(b) < maxWrite+headerSize+writeSize {
 			t.Fatalf("a buffer of %d bytes", len(b))
@@ -43,11 +42,11 @@ func TestBuffers_AreInMemoryBeforeRequestsAreReadIntoThem(t *testing.T) {
 		}
 	}
 	for _, b := range used {
-		s.giveRoom(b)
+		giveRoom(b)
 	}
 	runtime.GC()
 	for range 4 {
-		if n := absent(t, s.takeRoom()); n != 0 {
+		if n := absent(t, takeRoom()); n != 0 {
 			t.Errorf("%d pages are not there", n)
 		}
 	}

@@ -40,7 +40,6 @@ type server struct {
 
 	mu      sync.Mutex
 	readers int
-	free    [][]byte // memory for requests that nobody uses
 }
 
 // newServer serves conn, which stays the caller's, as proto was told in INIT.
@@ -107,8 +106,8 @@ func (s *server) read() {
 			close(s.over)
 		}
 	}()
-	room := s.takeRoom()
-	defer func() { s.giveRoom(room) }()
+	room := takeRoom()
+	defer func() { giveRoom(room) }()
 	for {
 		n, err := readConn(s.fd, room)
 		left := s.waiting.Add(-1)
@@ -139,7 +138,7 @@ func (s *server) read() {
 			// It may wait for long, and many may wait at the same time.
 			if n <= len(r.request) {
 				request = r.request[:copy(r.request[:], request)]
-				s.giveRoom(room)
+				giveRoom(room)
 				room = nil
 			}
 			if left == 0 {
@@ -151,7 +150,7 @@ func (s *server) read() {
 			return
 		}
 		if room == nil {
-			room = s.takeRoom()
+			room = takeRoom()
 		}
 	}
 }

@@ -131,9 +131,9 @@ func TestServer_ManyWaitAtTheSameTime(t *testing.T) {
 		must(t, <-made)
 	}
 	must(t, <-froze)
-	w.server.mu.Lock()
-	defer w.server.mu.Unlock()
-	if n := len(w.server.free); n > int(w.server.most)+1 {
+	rooms.mu.Lock()
+	defer rooms.mu.Unlock()
+	if n := len(rooms.free); n > keptRooms {
 		t.Errorf("%d MiB are kept for requests", n)
 	}
 }

@@ -4,12 +4,14 @@
 // compared. Every command that it runs is printed.
 //
 // Each FUSE mount is served by a process of its own: this command again. Ours is set up as package volume does it, metrics included.
-// With -settings it measures our mount with each of its settings off beside all of them on (docs/SPEED.md names them).
+// With -settings it measures our mount with each of its settings off beside all of them on (docs/SPEED.md names them). With -counts it counts
+// requests and system calls of the rows on names, which a busy machine does not change; that wants perf.
 //
 // It wants a mount name space of its own: one that is made meanwhile by somebody else copies the mounts of this one, and keeps them busy.
 //
 //	make bench-fs
 //	make bench-fs BENCH=-short
 //	make bench-fs BENCH=-settings
+//	make bench-fs BENCH="-short -counts"
 //	make bench-fs BENCH="-only meta -profile /tmp/profiles"   # then: go tool pprof build/bench-fs /tmp/profiles/mount-1.pprof
 package main

@@ -18,6 +18,7 @@ func main() {
 	var b bench
 	short := flag.Bool("short", false, "a tenth of the work")
 	bySetting := flag.Bool("settings", false, "what each setting brings: with all of them, and with each of them off")
+	counts := flag.Bool("counts", false, "count requests and system calls instead of measuring time")
 	flag.IntVar(&b.rounds, "rounds", 0, "how often everything is run (default: 5, short 3)")
 	flag.IntVar(&b.files, "files", 0, "files in the tree (default: 50000, short 5000)")
 	only := flag.String("only", "meta,sqlite,fio,pgbench", "which rows")
@@ -36,7 +37,7 @@ func main() {
 		err = child(*kind, *data, *mountpoint, *off, *cpuprofile)
 	} else {
 		b.size(*short)
-		err = b.run(ctx, *dir, *only, *off, *bySetting)
+		err = b.run(ctx, *dir, *only, *off, *bySetting, *counts)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench-fs:", err)
@@ -75,7 +76,7 @@ func (b *bench) size(short bool) {
 	def(&b.fileMiB, 256, 64)
 }
 
-func (b *bench) run(ctx context.Context, dir, only, off string, bySetting bool) (err error) {
+func (b *bench) run(ctx context.Context, dir, only, off string, bySetting, counts bool) (err error) {
 	if os.Getuid() != 0 {
 		return errors.New("mounting needs root: run it with sudo")
 	}
@@ -107,6 +108,9 @@ func (b *bench) run(ctx context.Context, dir, only, off string, bySetting bool) 
 		if b.profile, err = filepath.Abs(b.profile); err != nil {
 			return err
 		}
+	}
+	if counts {
+		return b.counts(ctx)
 	}
 	if bySetting {
 		return b.bySetting(ctx, only)
