@@ -74,11 +74,7 @@ type reader struct {
 	in, out [1][]byte
 }
 
-var readerPool = sync.Pool{New: func() any {
-	r := new(reader)
-	present(r.request[:])
-	return r
-}}
+var readerPool = sync.Pool{New: func() any { return new(reader) }}
 
 // answers are pools of memory for long answers, by the power of two of their size.
 var answers [32]sync.Pool
