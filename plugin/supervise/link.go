@@ -1,6 +1,7 @@
 package supervise
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -97,8 +98,10 @@ func (s *supervisor) reach() {
 	go func() {
 		l, err := dial(s.o.Holder)
 		if err != nil {
-			l = nil
-			s.log.Debug().Err(err).Msg("no holder")
+			l = nil // mostly there is none
+		}
+		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ECONNREFUSED) {
+			s.log.Debug().Err(err).Msg("the holder cannot be reached; tried again")
 		}
 		s.links <- l
 	}()

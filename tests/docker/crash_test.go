@@ -5,10 +5,8 @@ package docker
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -135,7 +133,7 @@ func TestCrash_EngineEndedInGoodOrderGivesVolumesBack(t *testing.T) {
 	counts(t, e, "ended", n)
 }
 
-// Without a supervisor a container keeps a dead mount: what Docker starts afterwards works, and a restart mends the container.
+// Without a holder a container keeps a dead mount: what Docker starts afterwards works, and a restart mends the container.
 func TestCrash_PluginKilledIsStartedAgainByDocker(t *testing.T) {
 	e := the.a
 	up(t, e)
@@ -143,27 +141,9 @@ func TestCrash_PluginKilledIsStartedAgainByDocker(t *testing.T) {
 	e.docker(t, "run", "-d", "--name", "killed", "--network", "none", "-v", "killed:/data", "busybox", "sh", "-c", counter)
 	defer e.try("rm", "-f", "killed")
 	n := counts(t, e, "killed", 10)
-	var took []time.Duration
 	for range 3 {
-		pid, err := e.pluginPID()
-		kit.Must(t, err)
-		time.Sleep(600 * time.Millisecond) // Docker gives a plugin up that dies within half a second of its start
-		kit.Must(t, syscall.Kill(pid, syscall.SIGKILL))
-		began := time.Now()
-		eventually(t, 20*time.Second, func() error {
-			now, err := e.pluginPID()
-			if err == nil && now == pid {
-				err = errors.New("the killed process is still there")
-			}
-			if err == nil {
-				_, err = e.try("volume", "inspect", "killed")
-			}
-			return err
-		})
-		took = append(took, time.Since(began))
+		killPlugin(t, e, "killed")
 	}
-	slices.Sort(took)
-	t.Logf("answers again after %v", took)
 	e.docker(t, "restart", "-t", "0", "killed")
 	n = counts(t, e, "killed", n-1) // what was written before is there
 	if out := e.run(t, []string{"-v", "killed:/data:ro"}, "head -n 1 /data/log"); out != "1" {
