@@ -18,7 +18,7 @@ import (
 )
 
 // schemaVersion stands in the database's user_version; 0 is a new file. Each later version gets a step in migrations.
-const schemaVersion = 2
+const schemaVersion = 3
 
 // migrations[i] leads from version i to i+1. Generations are u64, more than SQLite's integers hold, so they are eight bytes
 // big-endian, which sort as the numbers do. Times are Unix seconds.
@@ -47,6 +47,8 @@ CREATE TABLE removed (
 	generation BLOB NOT NULL CHECK (length(generation) = 8),
 	PRIMARY KEY (pubkey, generation)
 ) STRICT, WITHOUT ROWID;
+`, `
+ALTER TABLE removed ADD COLUMN hash BLOB CHECK (hash IS NULL OR length(hash) = 64);
 `}
 
 // database is SQLite with one connection that writes, so that writers queue here and not on SQLite's lock, and a few that read.
@@ -235,9 +237,22 @@ func (tx *transaction) hasGeneration(p seal.Pubkey, generation uint64) (bool, er
 	return n > 0, err
 }
 
-// removeManifest deletes a manifest and keeps its generation taken.
+// wasRemoved tells whether just this manifest was there and was removed.
+func (tx *transaction) wasRemoved(p seal.Pubkey, generation uint64, h Hash) (bool, error) {
+	var n int
+	err := tx.QueryRowContext(tx.ctx, "SELECT count(*) FROM removed WHERE pubkey = ? AND generation = ? AND hash = ?", p[:], generationKey(generation), h[:]).Scan(&n)
+	return n > 0, err
+}
+
+// forgetRemoved makes the generation of a removed manifest one that nobody has.
+func (tx *transaction) forgetRemoved(p seal.Pubkey, generation uint64) error {
+	_, err := tx.ExecContext(tx.ctx, "DELETE FROM removed WHERE pubkey = ? AND generation = ?", p[:], generationKey(generation))
+	return err
+}
+
+// removeManifest deletes a manifest and keeps its generation taken, for any but itself.
 func (tx *transaction) removeManifest(p seal.Pubkey, h Hash) error {
-	_, err := tx.ExecContext(tx.ctx, "INSERT OR IGNORE INTO removed (pubkey, generation) SELECT pubkey, generation FROM manifests WHERE pubkey = ? AND hash = ?", p[:], h[:])
+	_, err := tx.ExecContext(tx.ctx, "INSERT OR IGNORE INTO removed (pubkey, generation, hash) SELECT pubkey, generation, hash FROM manifests WHERE pubkey = ? AND hash = ?", p[:], h[:])
 	if err != nil {
 		return err
 	}

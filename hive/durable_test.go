@@ -144,13 +144,13 @@ func TestNewServer_RefusesALaterSchemaAndWhatIsNoDatabase(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := db.Exec("PRAGMA user_version = 3"); err != nil {
+	if _, err := db.Exec("PRAGMA user_version = 4"); err != nil {
 		t.Fatal(err)
 	}
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := NewServer(later, nil, nil); err == nil || !strings.Contains(err.Error(), "schema version 3") {
+	if _, err := NewServer(later, nil, nil); err == nil || !strings.Contains(err.Error(), "schema version 4") {
 		t.Errorf("a later schema: %v", err)
 	}
 	junk := filepath.Join(dir, "junk.db")

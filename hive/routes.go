@@ -235,7 +235,8 @@ func (s *Server) manifest(w http.ResponseWriter, r *http.Request, p seal.Pubkey,
 }
 
 // forget removes one manifest, for who keeps a bounded number of snapshots. The original API has no such call. The newest manifest stays: it
-// is what the next one is held against, and what other machines mount. Its generation stays taken: no other manifest takes its place.
+// is what the next one is held against, and what other machines mount. Its generation stays taken: no other manifest takes its place; it comes back
+// where somebody posts it again (admit).
 func (s *Server) forget(w http.ResponseWriter, r *http.Request, p seal.Pubkey, account uuid.UUID) error {
 	h, err := ParseHash(r.PathValue("hash"))
 	if err != nil {

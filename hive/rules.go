@@ -23,12 +23,46 @@ func admit(tx *transaction, p seal.Pubkey, v *volumeRow, m *Manifest, hash Hash,
 	if stored != nil {
 		return nil
 	}
+	back, err := tx.wasRemoved(p, m.Generation, hash)
+	switch {
+	case err != nil:
+		return err
+	case back:
+		err = bringBack(tx, p, v, m)
+	default:
+		err = checkNew(tx, p, v, m)
+	}
+	if err != nil {
+		return err
+	}
+	if v.writer == nil {
+		machine := m.Machine
+		v.writer = &machine
+		if err := tx.updateVolume(p, v); err != nil {
+			return err
+		}
+	}
+	return tx.insertManifest(p, m, hash, signed, now)
+}
+
+// bringBack makes room for a manifest that was removed, as somebody has an offline copy of its snapshot. All rules were kept when it was taken; its parent may be
+// gone like it. It is never the newest: that one is not removed.
+func bringBack(tx *transaction, p seal.Pubkey, v *volumeRow, m *Manifest) error {
+	if err := checkTurn(v, m); err != nil {
+		return err
+	}
+	return tx.forgetRemoved(p, m.Generation)
+}
+
+// checkNew holds a manifest against all rules.
+func checkNew(tx *transaction, p seal.Pubkey, v *volumeRow, m *Manifest) error {
 	var parent *Manifest
 	if m.Parent != nil {
 		in := p
 		if m.Parent.Volume != nil {
 			in = m.Parent.Volume.Pubkey
 		}
+		var err error
 		if parent, err = storedManifest(tx, in, m.Parent.Hash); err != nil {
 			return err
 		}
@@ -42,14 +76,7 @@ func admit(tx *transaction, p seal.Pubkey, v *volumeRow, m *Manifest, hash Hash,
 	case taken:
 		return refuse(http.StatusBadRequest, "generation %d is taken by another manifest", m.Generation)
 	}
-	if v.writer == nil {
-		machine := m.Machine
-		v.writer = &machine
-		if err := tx.updateVolume(p, v); err != nil {
-			return err
-		}
-	}
-	return tx.insertManifest(p, m, hash, signed, now)
+	return nil
 }
 
 // storedManifest returns nil where there is none.
@@ -69,11 +96,8 @@ func storedManifest(tx *transaction, p seal.Pubkey, h Hash) (*Manifest, error) {
 // gives the reason.
 func checkRules(v *volumeRow, m *Manifest, parent *Manifest) error {
 	bad := func(format string, args ...any) error { return refuse(http.StatusBadRequest, format, args...) }
-	if v.locked {
-		return bad("the volume is locked")
-	}
-	if v.writer != nil && !bytes.Equal(v.writer[:], m.Machine[:]) {
-		return bad("machine %s is not the writer, which is %s", m.Machine, v.writer)
+	if err := checkTurn(v, m); err != nil {
+		return err
 	}
 	if m.Parent == nil {
 		if m.SizeTotal != m.Size {
@@ -92,6 +116,17 @@ func checkRules(v *volumeRow, m *Manifest, parent *Manifest) error {
 	}
 	if m.Size > math.MaxUint64-parent.SizeTotal || m.SizeTotal != parent.SizeTotal+m.Size {
 		return bad("size_total is %d, not the parent's %d plus size %d", m.SizeTotal, parent.SizeTotal, m.Size)
+	}
+	return nil
+}
+
+// checkTurn tells whether the machine of a manifest may post now.
+func checkTurn(v *volumeRow, m *Manifest) error {
+	switch {
+	case v.locked:
+		return refuse(http.StatusBadRequest, "the volume is locked")
+	case v.writer != nil && !bytes.Equal(v.writer[:], m.Machine[:]):
+		return refuse(http.StatusBadRequest, "machine %s is not the writer, which is %s", m.Machine, v.writer)
 	}
 	return nil
 }

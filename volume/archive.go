@@ -181,7 +181,7 @@ func (m *Manager) importNow(ctx context.Context, v *vol, r io.Reader, p func(Pro
 	if err != nil {
 		return out, err
 	}
-	return Imported{Volume: v.name, Generation: mf.Generation, Hash: mf.Hash().String(), Root: file.Root.String(), Made: d.do == importFresh,
+	return Imported{Volume: v.name, Generation: mf.Generation, Hash: mf.Hash().String(), Root: file.Root.String(), Made: mf.Hash() != file.Manifest.Hash(),
 		Known: d.do == importKnown, Newest: d.newest, Blocks: stats.Blocks, Bytes: stats.Bytes}, nil
 }
 
@@ -249,6 +249,7 @@ const (
 type importDecision struct {
 	do         importWay
 	generation uint64
+	orFresh    bool // of importAsIs: the Hive lacks what is before it, and takes it only if it once had it
 	newest     bool // it will be what the next mount shows
 	err        error
 }
@@ -267,7 +268,8 @@ func decideImport(r *record, me uuid.UUID, hasData, used bool, mf *hive.Manifest
 		taken = taken || o.Generation == mf.Generation
 		chain = chain || mf.Parent.Volume == nil && o.Hash() == mf.Parent.Hash && o.Generation < mf.Generation
 	}
-	asIs := chain && (writer == nil || *writer == mf.Machine)
+	turn := writer == nil || *writer == mf.Machine
+	asIs := chain && turn
 	refuse := func(format string, args ...any) importDecision {
 		return importDecision{err: fmt.Errorf(format, args...)}
 	}
@@ -279,8 +281,8 @@ func decideImport(r *record, me uuid.UUID, hasData, used bool, mf *hive.Manifest
 		case taken:
 			return refuse("%w of generation %d: the Hive has another snapshot under that number, and the newest there is %d; nothing was changed. Another Hive and block "+
 				"store take the file", ErrRollback, mf.Generation, newest.Generation)
-		case asIs:
-			return importDecision{do: importAsIs, generation: mf.Generation}
+		case turn: // one that was purged there is taken back, but no other of its number
+			return importDecision{do: importAsIs, generation: mf.Generation, orFresh: !chain}
 		}
 		return importDecision{do: importFresh, generation: mf.Generation}
 	}
@@ -309,9 +311,10 @@ func decideImport(r *record, me uuid.UUID, hasData, used bool, mf *hive.Manifest
 func (m *Manager) postImport(ctx context.Context, v *vol, d importDecision, a answer, mf *hive.Manifest, size uint64) (*hive.Manifest, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
+	size = max(size, hive.MinChildSize)
+	fresh := &hive.Manifest{Creation: mf.Creation, Machine: m.id(), Path: mf.Path, Size: size, SizeTotal: size, Generation: d.generation, Data: mf.Data}
 	if d.do == importFresh {
-		size = max(size, hive.MinChildSize)
-		mf = &hive.Manifest{Creation: mf.Creation, Machine: m.id(), Path: mf.Path, Size: size, SizeTotal: size, Generation: d.generation, Data: mf.Data}
+		mf = fresh
 	}
 	if d.do != importKnown {
 		if a.unknown {
@@ -319,9 +322,14 @@ func (m *Manager) postImport(ctx context.Context, v *vol, d importDecision, a an
 				return nil, fmt.Errorf("%w: make the volume known to the Hive: %w", ErrNotReady, err)
 			}
 		}
-		if _, err := m.d.Hive.Post(ctx, v.pub, mf.Sign(v.key)); err != nil { // 3
+		_, err := m.d.Hive.Post(ctx, v.pub, mf.Sign(v.key)) // 3
+		if errors.Is(err, hive.ErrRejected) && d.orFresh {
+			mf = fresh
+			_, err = m.d.Hive.Post(ctx, v.pub, mf.Sign(v.key))
+		}
+		if err != nil {
 			if errors.Is(err, hive.ErrRejected) {
-				return nil, fmt.Errorf("%w; it does not take generation %d back, as one that was purged there: another Hive and block store take the file: %w",
+				return nil, fmt.Errorf("%w; it does not take generation %d back: if it was purged there, unmount the volume and import again; another Hive and block store take the file: %w",
 					ErrRollback, mf.Generation, err)
 			}
 			return nil, fmt.Errorf("%w: post the manifest: %w", ErrNotReady, err)

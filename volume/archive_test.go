@@ -3,6 +3,7 @@ package volume
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"path/filepath"
 	"strings"
@@ -191,7 +192,7 @@ func TestDecideImport_NothingNewerIsRolledBack(t *testing.T) {
 		"it is there, held":                 {all: all{m1, m2}, writer: &other, do: importKnown, gen: 2, newest: true},
 		"it is there, and newer":            {all: all{m1, m2, m3}, do: importKnown, gen: 2},
 		"newer ones, with its parent":       {all: all{m1, m3}, do: importAsIs, gen: 2},
-		"newer ones, without":               {all: all{m3}, do: importFresh, gen: 2},
+		"newer ones, without":               {all: all{m3}, do: importAsIs, gen: 2},
 		"newer ones, and its number":        {all: all{m1, fork2, m3}, err: ErrRollback},
 		"another one of its number":         {all: all{fork2}, err: ErrRollback},
 		"one that was made later":           {all: all{late1}, err: ErrRollback},
@@ -214,22 +215,55 @@ func TestDecideImport_NothingNewerIsRolledBack(t *testing.T) {
 	}
 }
 
-func TestImport_PurgedOnTheSameHiveIsRefusedAndNotPinned(t *testing.T) {
+// An offline copy is for the day on which the snapshot is gone.
+func TestImport_BringsBackWhatWasPurgedOnTheSameHive(t *testing.T) {
 	w := newWorld(t)
 	a, one, two := exported(t, w)
-	if _, err := a.RemoveSnapshot(ctx(t), "db", "1", true); err != nil {
-		t.Fatal(err)
+	write(t, filepath.Join(a.mount("db", "1"), "file"), "third")
+	a.flush("db")
+	for _, generation := range []string{"1", "2"} {
+		_, err := a.RemoveSnapshot(ctx(t), "db", generation, true)
+		must(t, err)
 	}
-	if i := a.imports("db", two); !i.Known || !i.Newest {
+	w.store.GC()
+	if i := a.imports("db", two); i.Known || i.Made || i.Newest { // while the volume is in use; its parent is gone
 		t.Errorf("%+v", i)
 	}
-	if _, err := a.Import(ctx(t), "db", bytes.NewReader(one), nil); !errors.Is(err, ErrRollback) || !strings.Contains(err.Error(), "purged") {
-		t.Errorf("%v", err)
+	a.unmount("db", "1")
+	a.released("db")
+	if i := a.imports("db", one); i.Known || i.Made || i.Newest {
+		t.Errorf("%+v", i)
 	}
-	v, err := a.lookup("db")
+	if got := fmt.Sprint(a.generations("db")); got != "[1 2 3]" {
+		t.Fatal(got)
+	}
+	if wr := a.writer("db"); wr != nil {
+		t.Errorf("held by %s", wr)
+	}
+	a.restore("db", "2")
+	dir := a.mount("db", "1")
+	wantFile(t, filepath.Join(dir, "file"), "second")
+	shell(t, `cmp "$1/d/big" "$1/d/twin"`, dir)
+}
+
+// What is not taken is not pinned either.
+func TestImport_RefusedByTheHiveIsNotPinned(t *testing.T) {
+	w := newWorld(t)
+	a, one, _ := exported(t, w)
+	_, err := a.RemoveSnapshot(ctx(t), "db", "1", true)
 	must(t, err)
+	v := a.vol("db")
 	r, err := archive.NewReader(bytes.NewReader(one), v.pub)
 	must(t, err)
+	// As a Hive does that has removed another manifest of that number.
+	mf := *r.Manifest
+	mf.Path += "x"
+	var other bytes.Buffer
+	_, err = archive.Write(ctx(t), &other, w.store, v.pub, mf.Sign(v.key))
+	must(t, err)
+	if _, err := a.Import(ctx(t), "db", &other, nil); !errors.Is(err, ErrRollback) || !strings.Contains(err.Error(), "purged") {
+		t.Errorf("%v", err)
+	}
 	if pinned, err := w.store.Pinned(ctx(t), r.Root); pinned || err != nil {
 		t.Errorf("pinned: %v, %v", pinned, err)
 	}
