@@ -302,3 +302,21 @@ func TestSnapshotOf_LeavesASnapshotASource(t *testing.T) {
 	a.clone("db", "3", "copy")
 	check("a clone")
 }
+
+func TestPurge_StopsWhereAnotherMachineTakesTheVolumeMeanwhile(t *testing.T) {
+	w := newWorld(t)
+	a := w.machine("a")
+	three(t, a)
+	v := a.vol("db")
+	remote, err := a.purgeable(ctx(t), v, PurgeOptions{})
+	must(t, err)
+	i, err := a.resolve(ctx(t), v, "1")
+	must(t, err)
+	b := w.machine("b")
+	b.create("db", "privkey="+a.key("db"))
+	b.mount("db", "1")
+	d := PurgeDecision{Snapshot: i, Where: WhereNetwork}
+	if err := a.purgeOne(ctx(t), v, &d, &remote); !errors.Is(err, ErrHeld) || len(a.generations("db")) != 3 {
+		t.Errorf("%v, %v", err, a.generations("db"))
+	}
+}

@@ -101,16 +101,22 @@ func (m *Manager) purgeable(ctx context.Context, v *vol, opt PurgeOptions) ([]*h
 		}
 		return nil, fmt.Errorf("%w: %w", ErrNotReady, errNoStore)
 	}
+	if err := m.mayPurge(ctx, v); err != nil {
+		return nil, err
+	}
+	return m.manifests(ctx, v)
+}
+
+// mayPurge asks the Hive whether another machine is the writer, which may need what is not needed here.
+func (m *Manager) mayPurge(ctx context.Context, v *vol) error {
 	a := m.ask(ctx, v, false)
 	switch {
 	case a.err != nil:
-		return nil, fmt.Errorf("%w: %w", ErrNotReady, a.err)
-	case a.unknown:
-		return nil, nil
+		return fmt.Errorf("%w: %w", ErrNotReady, a.err)
 	case a.writer != nil && *a.writer != m.id():
-		return nil, fmt.Errorf("%w: machine %s: purge there, or only what is here, with --local", ErrHeld, a.writer)
+		return fmt.Errorf("%w: machine %s: purge there, or only what is here, with --local", ErrHeld, a.writer)
 	}
-	return m.manifests(ctx, v)
+	return nil
 }
 
 // planPurge decides for every snapshot, ascending by time.
@@ -195,6 +201,9 @@ func (m *Manager) purgeOne(ctx context.Context, v *vol, d *PurgeDecision, remote
 			return fmt.Errorf("%w: %s", ErrInUse, why)
 		}
 		return m.dropLocal(v, d.Snapshot.Local)
+	}
+	if err := m.mayPurge(ctx, v); err != nil { // a purge of many takes a while
+		return err
 	}
 	needed, err := m.neededManifests(v, *remote)
 	if err != nil {
