@@ -21,9 +21,8 @@ const (
 
 func fdPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
-// lifted runs do with the inode's immutable and append-only flags lifted. A
-// crash meanwhile loses the flags; the mark keeps them, and finishing sets them.
-// No snapshot is taken meanwhile. It must not be nested.
+// lifted runs do with the inode's immutable and append-only flags lifted. No snapshot is taken meanwhile, and no fsync of an application logs the
+// inode. It must not be nested.
 func (t *Tree) lifted(fd int, do func() error) error {
 	t.still.RLock()
 	defer t.still.RUnlock()
@@ -34,6 +33,9 @@ func (t *Tree) lifted(fd int, do func() error) error {
 //
 // Where nothing is to be lifted, do runs beside others, but not while one of them has the flags of this very inode lifted: they would come
 // back in the middle of it.
+//
+// Order: 1 a mark at the root says whose flags they are, and which; 2 they go; 3 do; 4 they are back; 5 the mark goes. A crash between 1 and 5 leaves the mark, by
+// which Open sets them, and who makes a snapshot reads them.
 func (t *Tree) quietLifted(fd int, do func() error) error {
 	ok, err := t.unlifted(fd, do)
 	if ok || err != nil {
@@ -45,10 +47,55 @@ func (t *Tree) quietLifted(fd int, do func() error) error {
 	if err != nil {
 		return err
 	}
-	if err := backing.SetFlags(fd, flags&^protectedFlags); err != nil {
+	noted, err := t.noteLifted(fd, flags)
+	if err != nil {
 		return err
 	}
-	return errors.Join(do(), backing.SetFlags(fd, flags))
+	if err := backing.SetFlags(fd, flags&^protectedFlags); err != nil {
+		return errors.Join(err, noted())
+	}
+	err = do()
+	if back := backing.SetFlags(fd, flags); back != nil {
+		return errors.Join(err, back) // and the mark stays
+	}
+	return errors.Join(err, noted())
+}
+
+// noteLifted sets the mark of Lifted, and returns what removes it. There is none where the root directory itself is protected, and on a full disk: what is lifted
+// then is not known after a crash.
+func (t *Tree) noteLifted(fd int, flags uint32) (remove func() error, err error) {
+	none := func() error { return nil }
+	root := t.bt.RootFD()
+	if own, err := backing.GetFlags(root); err != nil || own&protectedFlags != 0 {
+		return none, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return none, err
+	}
+	err = mark.Set(mark.FD(root), &mark.Lifted{Ino: st.Ino, Flags: flags & protectedFlags})
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return none, nil
+	}
+	return func() error { return mark.Remove(mark.FD(root), mark.LiftedName) }, err
+}
+
+// putBack sets the flags that a process which died had lifted.
+func (t *Tree) putBack() error {
+	root := mark.FD(t.bt.RootFD())
+	l, err := mark.GetLifted(root)
+	if err != nil || l == nil {
+		return err
+	}
+	fd, err := t.bt.Open(l.Ino, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK)
+	if err == nil {
+		err = t.protect(fd, l.Flags)
+		unix.Close(fd)
+	}
+	if err != nil && !errors.Is(err, unix.ESTALE) {
+		return fmt.Errorf("protect inode %d again: %w", l.Ino, err)
+	}
+	return mark.Remove(root, mark.LiftedName)
 }
 
 // unlifted runs do where no flag protects the inode, and reports whether it did.

@@ -139,5 +139,5 @@ func (t *Tree) Sync(_ context.Context, fd int, do func() error) error {
 	if t.complete.Load() {
 		return do()
 	}
-	return t.commit.sync(fd, do)
+	return t.Steady(func() error { return t.commit.sync(fd, do) })
 }

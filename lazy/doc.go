@@ -49,7 +49,8 @@
 //
 // A directory half filled keeps its mark and is filled again; what was made
 // before is taken over. Fetched data that did not reach the disk is a hole
-// again and is fetched again. A Tree that is opened on what a crash left
+// again and is fetched again. What a fetch does to the times, capabilities and flags of
+// a file is in marks before it is done. A Tree that is opened on what a crash left
 // finds all of that from the marks, by one search of the subvolume's tree.
 //
 // All methods of Tree may be called from many goroutines at once.

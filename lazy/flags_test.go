@@ -11,6 +11,7 @@ import (
 
 	"fractal-lazy/backing"
 	"fractal-lazy/lazy"
+	"fractal-lazy/mark"
 	"fractal-lazy/replica"
 )
 
@@ -35,22 +36,30 @@ func setFlags(t testing.TB, path string, flags uint32) {
 	check(t, backing.SetFlags(int(f.Fd()), flags))
 }
 
-// TestFlags_LiftedByOneAtATime : fetching lifts the flags of a protected file, and so does a name of it that comes, or a hidden one that goes. They meet here, on
-// files of which nothing is here, and one must not put the flags back while another one is at work.
-func TestFlags_LiftedByOneAtATime(t *testing.T) {
-	const files = 250
-	w := newWorld(t)
+const protectedFiles = 250
+
+// protected publishes two directories with names of immutable files.
+func protected(w *world) replica.Result {
+	t := w.t
 	src := w.subvolume()
 	for _, d := range []string{"a", "b"} {
 		check(t, os.Mkdir(filepath.Join(src, d), 0o755))
 	}
-	for i := range files {
+	for i := range protectedFiles {
 		name := fmt.Sprint(i)
 		check(t, os.WriteFile(filepath.Join(src, "a", name), noise(uint64(i), 5000), 0o644))
 		check(t, os.Link(filepath.Join(src, "a", name), filepath.Join(src, "b", name)))
 		setFlags(t, filepath.Join(src, "a", name), immutable)
 	}
-	r := w.publish(src, replica.Base{})
+	return w.publish(src, replica.Base{})
+}
+
+// TestFlags_LiftedByOneAtATime : fetching lifts the flags of a protected file, and so does a name of it that comes, or a hidden one that goes. They meet here, on
+// files of which nothing is here, and one must not put the flags back while another one is at work.
+func TestFlags_LiftedByOneAtATime(t *testing.T) {
+	const files = protectedFiles
+	w := newWorld(t)
+	r := protected(w)
 	for range 2 {
 		v := w.open(w.lazy(r), lazy.Options{Prefetch: lazy.PrefetchNone})
 		var inos []uint64
@@ -105,5 +114,74 @@ func TestFlags_LiftedByOneAtATime(t *testing.T) {
 		if t.Failed() {
 			return
 		}
+	}
+}
+
+// TestCrash_WhileFlagsAreLifted : a snapshot that waits for nobody is what a crash at that moment leaves.
+func TestCrash_WhileFlagsAreLifted(t *testing.T) {
+	w := newWorld(t)
+	v := w.open(w.lazy(protected(w)), lazy.Options{})
+	for _, d := range []string{"a/0", "b/0"} {
+		v.ino(d)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- v.Run(ctx) }()
+	for n, working := 0, true; working; n++ {
+		select {
+		case err := <-done:
+			check(t, err)
+			working = false
+		default:
+		}
+		image := fmt.Sprintf("%s-crash%d", v.path, n)
+		check(t, backing.Snapshot(v.path, image, false))
+		w.open(image, lazy.Options{Prefetch: lazy.PrefetchNone}).close()
+		for i := range protectedFiles {
+			if flagsOf(t, filepath.Join(image, "a", fmt.Sprint(i)))&immutable == 0 {
+				t.Fatalf("%d is not immutable in image %d", i, n)
+			}
+		}
+	}
+}
+
+// The mark that a process which died leaves.
+func TestLifted_IsPutBack(t *testing.T) {
+	w := newWorld(t)
+	path := w.lazy(protected(w))
+	v := w.open(path, lazy.Options{Prefetch: lazy.PrefetchNone})
+	ino := v.ino("a/7")
+	v.close()
+	name := filepath.Join(path, "a/7")
+	setFlags(t, name, 0)
+	for _, ino := range []uint64{ino, 1 << 40} { // which is gone
+		check(t, mark.Set(path, &mark.Lifted{Ino: ino, Flags: immutable}))
+		w.open(path, lazy.Options{Prefetch: lazy.PrefetchNone}).close()
+		if flagsOf(t, name)&immutable == 0 {
+			t.Error("not immutable")
+		}
+		if l, err := mark.GetLifted(path); l != nil || err != nil {
+			t.Errorf("the mark is still there: %v, %v", l, err)
+		}
+	}
+}
+
+func TestLifted_IsNotInASnapshot(t *testing.T) {
+	w := newWorld(t)
+	r := protected(w)
+	v := w.open(w.lazy(r), lazy.Options{})
+	v.hydrate() // or else the file's own mark has the flags, too
+	ino := v.ino("a/7")
+	setFlags(t, filepath.Join(v.path, "a/7"), 0)
+	check(t, mark.Set(v.path, &mark.Lifted{Ino: ino, Flags: immutable}))
+	r.Base.Local = "" // was another subvolume
+	again := w.open(w.lazy(w.publish(v.path, r.Base)), lazy.Options{Prefetch: lazy.PrefetchNone})
+	again.ino("a/7")
+	if flagsOf(t, filepath.Join(again.path, "a/7"))&immutable == 0 {
+		t.Error("not immutable")
+	}
+	if l, err := mark.GetLifted(again.path); l != nil || err != nil {
+		t.Errorf("the mark is there: %v, %v", l, err)
 	}
 }

@@ -110,6 +110,8 @@ func Open(ctx context.Context, bt *backing.Tree, st store.Store, s *seal.Sealer,
 	}
 	if m == nil {
 		t.setComplete()
+	} else if err := t.putBack(); err != nil {
+		return nil, fmt.Errorf("open volume %s: %w", opt.Volume, err)
 	} else if t.hidden, err = openHidden(bt.RootFD()); err != nil {
 		return nil, fmt.Errorf("open volume %s: %w", opt.Volume, err)
 	}

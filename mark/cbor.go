@@ -55,6 +55,13 @@ type linkWire struct {
 	Hidden  bool
 }
 
+type liftedWire struct {
+	_       struct{} `cbor:",toarray"`
+	Version uint8
+	Ino     uint64
+	Flags   uint32
+}
+
 type rangeWire struct {
 	_   struct{} `cbor:",toarray"`
 	Off uint64
@@ -263,6 +270,24 @@ func DecodeSource(b []byte) (*Source, error) {
 	}
 	copy(s.Pubkey[:], w.Pubkey)
 	return same(b, &s, "source")
+}
+
+// Encode returns the bytes of the attribute, or ErrFormat for what a decoder
+// would refuse.
+func (l *Lifted) Encode() ([]byte, error) {
+	if l.Ino == 0 || l.Flags == 0 || l.Flags&^protecting != 0 {
+		return nil, fmt.Errorf("%w: lifted, field out of bounds", ErrFormat)
+	}
+	return encode(&liftedWire{Version: version, Ino: l.Ino, Flags: l.Flags})
+}
+
+// DecodeLifted is the reverse of Lifted.Encode.
+func DecodeLifted(b []byte) (*Lifted, error) {
+	var w liftedWire
+	if err := decode(b, &w, "lifted"); err != nil {
+		return nil, err
+	}
+	return same(b, &Lifted{Ino: w.Ino, Flags: w.Flags}, "lifted")
 }
 
 func encode(v any) ([]byte, error) {

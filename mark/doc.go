@@ -9,6 +9,7 @@
 //	trusted.fractal.link  an inode with several names, some of which may not
 //	                      be filled yet
 //	trusted.fractal.tree  the root directory of a volume that is not complete
+//	trusted.fractal.lifted  the root directory, while the flags of an inode are lifted
 //	trusted.fractal.source  the root directory of a clone: whose blocks all other
 //	                      marks refer to
 //

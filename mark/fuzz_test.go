@@ -40,3 +40,4 @@ func FuzzDecodeDir(f *testing.F)    { fuzz(f, "dir*", DecodeDir) }
 func FuzzDecodeLink(f *testing.F)   { fuzz(f, "link*", DecodeLink) }
 func FuzzDecodeSource(f *testing.F) { fuzz(f, "source*", DecodeSource) }
 func FuzzDecodeTree(f *testing.F)   { fuzz(f, "tree*", DecodeTree) }
+func FuzzDecodeLifted(f *testing.F) { fuzz(f, "lifted*", DecodeLifted) }

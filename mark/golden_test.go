@@ -64,6 +64,8 @@ func decodeAny(name string, b []byte) (any, error) {
 		return DecodeDir(b)
 	case "link":
 		return DecodeLink(b)
+	case "lifted":
+		return DecodeLifted(b)
 	case "source":
 		return DecodeSource(b)
 	}

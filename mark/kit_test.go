@@ -83,6 +83,7 @@ func marks(t testing.TB) map[string]interface{ Encode() ([]byte, error) } {
 		"dir-protected":     &Dir{Ref: wire.DirRef{Node: link(cid.DagCBOR, 4)}, Mtime: early, Flags: wire.FlagAppend},
 		"link":              &Link{ID: 1<<64 - 1, Pending: 3, Hidden: true},
 		"link-filled":       &Link{ID: 1},
+		"lifted":            &Lifted{Ino: 1<<40 + 257, Flags: wire.FlagImmutable | wire.FlagAppend},
 		"source":            &Source{Pubkey: [32]byte{0: 1, 31: 32}},
 		"tree":              &Tree{Root: link(cid.DagCBOR, 5), Files: 10_000_000, Dirs: 23, Bytes: 1 << 50},
 	}

@@ -15,6 +15,8 @@ const (
 	FileName = Prefix + "file"
 	LinkName = Prefix + "link"
 	TreeName = Prefix + "tree"
+	// LiftedName stands at the root directory while the flags of an inode are lifted.
+	LiftedName = Prefix + "lifted"
 	// SourceName stands at the root directory of a clone, for good.
 	SourceName = Prefix + "source"
 )
@@ -110,4 +112,10 @@ type Tree struct {
 // sealed for another volume.
 type Source struct {
 	Pubkey [32]byte // of that volume
+}
+
+// Lifted is the mark on the root directory while the protecting flags of one inode of the subvolume are lifted: what they were.
+type Lifted struct {
+	Ino   uint64
+	Flags uint32 // immutable and append-only, at least one of them
 }

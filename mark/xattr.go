@@ -35,7 +35,10 @@ func GetTree(path string) (*Tree, error) { return get(path, TreeName, DecodeTree
 // the marks of the volume are its own.
 func GetSource(path string) (*Source, error) { return get(path, SourceName, DecodeSource) }
 
-// Set writes the mark m, a *File, *Dir, *Link, *Tree or *Source, to the inode at path.
+// GetLifted returns the mark of the root directory at path that says whose flags are lifted; nil where no inode's are.
+func GetLifted(path string) (*Lifted, error) { return get(path, LiftedName, DecodeLifted) }
+
+// Set writes the mark m, a *File, *Dir, *Link, *Tree, *Source or *Lifted, to the inode at path.
 func Set(path string, m interface{ Encode() ([]byte, error) }) error {
 	var name string
 	switch m.(type) {
@@ -49,6 +52,8 @@ func Set(path string, m interface{ Encode() ([]byte, error) }) error {
 		name = TreeName
 	case *Source:
 		name = SourceName
+	case *Lifted:
+		name = LiftedName
 	}
 	b, err := m.Encode()
 	if err != nil {

@@ -20,7 +20,8 @@ type inode struct {
 	file *mark.File
 	dir  *mark.Dir
 	link *mark.Link
-	raw  []byte // the mark of a file, as it is stored
+	lift *mark.Lifted // of the root directory
+	raw  []byte       // the mark of a file, as it is stored
 }
 
 // readInode reads the attributes and marks of fd, an O_PATH descriptor unless st is of a regular file or a directory.
@@ -65,8 +66,17 @@ func readInode(fd int, st *unix.Statx_t) (*inode, error) {
 // may get into its snapshots.
 func (w *walker) readInode(fd int, st *unix.Statx_t) (*inode, error) {
 	in, err := readInode(fd, st)
-	if err != nil || !w.foreign {
-		return in, err
+	if err != nil {
+		return nil, err
+	}
+	if in.lift != nil {
+		w.lifted = *in.lift // the root comes first
+	}
+	if st.Ino == w.lifted.Ino {
+		in.attr.Flags |= w.lifted.Flags
+	}
+	if !w.foreign {
+		return in, nil
 	}
 	if in.dir != nil || in.file != nil && in.file.State == mark.Pending {
 		return nil, ErrForeign
@@ -84,6 +94,8 @@ func (in *inode) setMark(name string, value []byte) (err error) {
 		in.dir, err = mark.DecodeDir(value)
 	case mark.LinkName:
 		in.link, err = mark.DecodeLink(value)
+	case mark.LiftedName:
+		in.lift, err = mark.DecodeLifted(value)
 	case mark.SourceName: // walker.foreign
 	case mark.TreeName: // says where the volume came from, which its snapshots do not repeat
 	default:

@@ -37,6 +37,8 @@ type walker struct {
 	log    zerolog.Logger
 	// foreign: the snapshot is of a clone, and its marks speak of blocks of another volume.
 	foreign bool
+	// lifted is the inode whose flags a process that died had lifted; the zero value: none.
+	lifted mark.Lifted
 
 	base   *snapshot.Reader // of the base's tree; nil: there is no base
 	origin *origin          // the base's local snapshot; nil: not here

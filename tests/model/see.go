@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,6 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 )
+
+var errNone = errors.New("no error")
 
 // pair is what is known of an inode on both sides.
 type pair struct {
@@ -139,7 +143,7 @@ func (c *compare) path(path string, since time.Time, deep bool) error {
 	perr := unix.Fstatat(c.plain.root, path, &p, unix.AT_SYMLINK_NOFOLLOW)
 	merr := unix.Fstatat(c.mount.root, path, &m, unix.AT_SYMLINK_NOFOLLOW)
 	if perr != merr {
-		return fmt.Errorf("%q: stat gives %v, plain %v", path, merr, perr)
+		return fmt.Errorf("%q: stat gives %w, plain %v", path, cmp.Or(merr, errNone), perr) // EIO may be for a fetch that timed out
 	}
 	if perr != nil {
 		return nil
@@ -238,13 +242,16 @@ func (c *compare) content(fp, fm int, size int64) error {
 			return fmt.Errorf("read at %d: %w", off, err)
 		}
 		p, m := c.plain.buf[:np], c.mount.buf[:nm]
+		if nm > 0 && nm < np {
+			p = p[:nm] // a fetch that timed out ends a read early: the next one says why
+		}
 		if !bytes.Equal(p, m) {
 			return differs(p, m, off)
 		}
-		if np == 0 {
+		if len(p) == 0 {
 			break
 		}
-		off += int64(np)
+		off += int64(len(p))
 	}
 	p, err := holes(fp, size)
 	if err != nil {
