@@ -244,7 +244,7 @@ func (d *maker) createFile(e *wire.Entry, name func(fd int) error, link *mark.Li
 	if err := d.attributes(fdPath(fd), e, fd); err != nil {
 		return err
 	}
-	if e.Content.Data > 0 {
+	if e.Content.Data > 0 || link != nil { // or else nobody would bring its other names before it is changed
 		if err := mark.Set(mark.FD(fd), d.pending(e)); err != nil {
 			return err
 		}

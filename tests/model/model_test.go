@@ -91,6 +91,10 @@ func TestScript_WhatTheModelFound(t *testing.T) {
 		{"all names of an open file go", []op{
 			{Kind: "open", Path: "a/x", H: 1, Flags: unix.O_RDWR}, {Kind: "unlink", Path: "a/x"}, {Kind: "unlink", Path: "b/x"}, {Kind: "fchmod", H: 1, Mode: 0o600},
 		}},
+		{"an empty file is written, another name of it is not here", []op{
+			{Kind: "open", Path: "b/empty", H: 1, Flags: unix.O_RDWR}, {Kind: "pwrite", H: 1, N: 5000, Seed: 3}, {Kind: "close", H: 1}, {Kind: "snapshot"},
+		}},
+		{"an empty file gets an owner, another name of it is not here", []op{{Kind: "chown", Path: "b/empty", Mode: 1000<<16 | 1000}, {Kind: "snapshot"}}},
 		{"all names of an open FIFO go", []op{
 			{Kind: "open", Path: "a/fifo", H: 1, Flags: unix.O_RDWR}, {Kind: "unlink", Path: "a/fifo"}, {Kind: "unlink", Path: "b/fifo"}, {Kind: complete}, {Kind: "fchmod", H: 1, Mode: 0o600},
 		}},
@@ -154,7 +158,8 @@ func scriptTree(root string) ([]string, error) {
 	t.note(unix.Mkfifo(in("b/fifo"), 0o666))
 	t.note(unix.Mknod(in("b/device"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))))
 	t.note(os.Symlink("x", in("b/link")))
-	for _, f := range []string{"x", "fifo", "device", "link"} {
+	t.note(os.WriteFile(in("b/empty"), nil, 0o644))
+	for _, f := range []string{"x", "fifo", "device", "link", "empty"} {
 		t.note(os.Link(in("b/"+f), in("a/"+f)))
 	}
 	t.flag("append", flAppend)
