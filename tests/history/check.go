@@ -233,8 +233,22 @@ func (h *history) finish() error {
 		}
 	}
 	h.t.collections++
-	if err := h.reachable(h.near, h.neededNear(), true); err != nil {
-		return err
+	// What an interrupted purge or publication left pinned is given up by the machine that began it, in its own time.
+	for end := time.Now().Add(restLimit); ; time.Sleep(100 * time.Millisecond) {
+		err := h.reachable(h.near, h.neededNear(), true)
+		if err == nil {
+			break
+		}
+		if errors.Is(err, errGone) || time.Now().After(end) {
+			return err
+		}
+		err = errors.Join(h.pass(time.Hour), h.near.collect(context.Background()))
+		for _, m := range h.machines {
+			err = errors.Join(err, m.stop(), m.start())
+		}
+		if err != nil {
+			return err
+		}
 	}
 	needed, err := h.neededFar()
 	if err != nil {

@@ -103,7 +103,9 @@ func (h *history) restore(m *machine, v *vol, c *instance) (bool, error) {
 			return true, nil
 		}
 		// NoSnapshot: taking the newest state did away with the old local one that was meant.
-		return true, h.refused(m, err, volume.ErrFenced, volume.ErrNoSnapshot, volume.ErrInUse, volume.ErrBusy, held(c))
+		return true, h.refused(m, err, volume.ErrFenced, volume.ErrNoSnapshot, volume.ErrInUse, volume.ErrBusy,
+			volume.ErrHeld,     // the other machine gave it back at the same moment
+			volume.ErrNotReady) // a clone that is not all here
 	}
 	h.result("kept %.8s", res.Kept.Local)
 	if res.From.Hash != ch.line.Hash && ch.line.Hash != "" || res.From.Hash == "" && res.From.Local != ch.line.Local {
