@@ -39,7 +39,7 @@ func (a *app) flushCommand() *cobra.Command {
 		Use:   "flush VOLUME",
 		Short: "Publish everything that was written until now",
 		Long: `Takes a snapshot, uploads it, and waits until the Hive has accepted it. When the command ends with 0, another machine that mounts the volume has
-everything that was written before. An upload that fails is tried again until it succeeds.`,
+everything that was written before. Where the upload fails again and again it ends with 6 and says why: the snapshot is kept, and its upload goes on in the background.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeVolumes,
 		RunE: func(c *cobra.Command, args []string) error {

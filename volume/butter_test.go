@@ -276,3 +276,25 @@ func TestParseButterJobs(t *testing.T) {
 		t.Errorf("%+v", jobs)
 	}
 }
+
+// What was read of a schedule never breaks the import, and each job says what it is here.
+func FuzzParseButterJobs(f *testing.F) {
+	for _, s := range []string{"db,snapshot,60,True\ndb,purge:1d:1y,60,False\n", "db,purge:2h:2h,120,True\n", "db,replicate:nas.example.org,1,True\n",
+		"db,synchronize:a,b,1\n", "\"a\"\"b\",snapshot,0\n", "db,snapshot\n", "\"open", "\xff,\x00,1,True\r\n"} {
+		f.Add(s, false)
+	}
+	f.Fuzz(func(t *testing.T, text string, paused bool) {
+		jobs, err := parseButterJobs(text, paused)
+		if err != nil {
+			return
+		}
+		for _, j := range jobs {
+			if j.As == "" && j.Note == "" {
+				t.Errorf("left out, and nobody is told why: %+v", j)
+			}
+			if paused && !j.Paused {
+				t.Errorf("all are held, and this one runs: %+v", j)
+			}
+		}
+	})
+}

@@ -9,6 +9,8 @@ import (
 	"fractal-lazy/backing"
 	"fractal-lazy/hive"
 	"fractal-lazy/lazy"
+
+	"golang.org/x/sys/unix"
 )
 
 // RemoveSnapshot removes one snapshot, here and in the network. ErrInUse where it is needed, see Purge; ErrNotSaved for changes that were
@@ -71,25 +73,37 @@ func (m *Manager) removeLocal(ctx context.Context, v *vol, id string, force bool
 // dropLocal deletes a local snapshot; when it returns, its space comes back. The step is held.
 //
 // Order: 1. the record; 2. the subvolume. A crash between them leaves a subvolume that no record names: the next Open throws it away.
+// On a full disk, where there is no room for the record, the subvolume goes first, which makes room. A crash then leaves a record that
+// names a snapshot that is not there; Open makes them agree.
 func (m *Manager) dropLocal(v *vol, id string) error {
-	err := v.intend(func(r *record) {
+	drop := func(r *record) {
 		r.drop(id)
 		if r.Fence != nil && r.Fence.Snapshot == id {
 			f := *r.Fence
 			f.Snapshot = ""
 			r.Fence = &f
 		}
-	})
-	if err != nil {
+	}
+	err := v.intend(drop)
+	full := errors.Is(err, unix.ENOSPC)
+	if err != nil && !full {
 		return err
 	}
-	if !v.has(v.snap(id)) {
+	if v.has(v.snap(id)) {
+		if derr := backing.DeleteSubvolume(v.snap(id)); derr != nil {
+			return errors.Join(derr, err)
+		}
+		m.logger(v, "purge").Info().Str("snapshot", id).Msg("local snapshot removed")
+	}
+	if !full {
 		return nil
 	}
-	if err := backing.DeleteSubvolume(v.snap(id)); err != nil {
+	if err := backing.SyncFS(v.dir); err != nil {
 		return err
 	}
-	m.logger(v, "purge").Info().Str("snapshot", id).Msg("local snapshot removed")
+	if err := v.update(drop); err != nil { // it is gone: the next change of the record, or the next Open, takes that along
+		m.logger(v, "purge").Warn().Err(err).Str("snapshot", id).Msg("a local snapshot is removed, and the record does not say so yet")
+	}
 	return nil
 }
 

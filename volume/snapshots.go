@@ -41,6 +41,9 @@ func (m *Manager) Snapshot(ctx context.Context, name string, wait bool, p func(P
 // Flush takes a snapshot and returns when the Hive has accepted it and
 // everything before it, or when ctx ends. An upload that fails is tried again
 // meanwhile; the error of a ctx that ended names the last failure.
+//
+// ErrNotReady: so many tries in a row failed that it is not waited for any longer. The snapshot stays, and
+// its upload goes on in the background.
 func (m *Manager) Flush(ctx context.Context, name string, p func(Progress)) (SnapshotInfo, error) {
 	return m.Snapshot(ctx, name, true, p)
 }
@@ -66,9 +69,24 @@ func (v *vol) snapshotInfo(id string) SnapshotInfo {
 	return i
 }
 
+// vainTries is after how many failed tries in a row nobody waits for an upload any longer, and vainRest is the rest before a try that is too long to be waited for.
+const (
+	vainTries = 3
+	vainRest  = 10 * time.Second
+)
+
 // waitPublished returns when no local snapshot waits for its upload.
 func (m *Manager) waitPublished(ctx context.Context, v *vol, p func(Progress)) error {
+	v.mu.Lock()
+	before := v.retry.tries
+	v.mu.Unlock()
 	return m.waitFor(ctx, v, p, "publishing", func() (done bool, err error) {
+		if v.retry.tries < before { // one succeeded meanwhile
+			before = v.retry.tries
+		}
+		if n := v.retry.tries - before; v.problem != "" && (n >= vainTries || n > 0 && v.retry.until.Sub(m.now()) > vainRest) {
+			return false, fmt.Errorf("%w: the snapshot is taken, and not published: %s; it is tried again in the background", ErrNotReady, v.problem)
+		}
 		if f := v.rec.Fence; f != nil {
 			return false, fmt.Errorf("%w: machine %s; what was not published is kept in %s", ErrFenced, f.By, v.snaps())
 		}
