@@ -219,9 +219,7 @@ func (m *Manager) mend(v *vol) error {
 		}
 		r = v.record()
 	} else if v.has(v.next()) {
-		if err := m.toTrash(v.next()); err != nil {
-			return err
-		}
+		m.clearAway(v, v.next())
 	}
 	if err := m.mendSource(v, r); err != nil {
 		return err
@@ -266,15 +264,13 @@ func (m *Manager) mendSnapshots(v *vol, r *record) error {
 		}
 	}
 	if len(orphans) > 0 {
-		if err := m.toTrash(orphans...); err != nil {
-			return err
-		}
+		m.clearAway(v, orphans...)
 	}
 	complete := !slices.ContainsFunc(r.Snapshots, func(s snapRecord) bool { return !here[s.ID] })
 	if complete {
 		return nil
 	}
-	return v.update(func(r *record) {
+	err = v.update(func(r *record) {
 		for _, s := range slices.Clone(r.Snapshots) {
 			if here[s.ID] {
 				continue
@@ -293,6 +289,19 @@ func (m *Manager) mendSnapshots(v *vol, r *record) error {
 			}
 		}
 	})
+	if errors.Is(err, unix.ENOSPC) { // the next Open finds the same
+		m.logger(v, "open").Warn().Err(err).Msg("the record still names local snapshots that are gone")
+		return nil
+	}
+	return err
+}
+
+// clearAway throws away what a crash left and nothing needs. Where that cannot be, as on a full disk, it stays for the next Open: a volume is not
+// left out for it, which may be in use.
+func (m *Manager) clearAway(v *vol, paths ...string) {
+	if err := m.toTrash(paths...); err != nil {
+		m.logger(v, "open").Warn().Err(err).Strs("paths", paths).Msg("what a crash left cannot be thrown away yet")
+	}
 }
 
 // hasData reports whether the volume's subvolume is there.

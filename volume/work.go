@@ -147,7 +147,13 @@ func (m *Manager) publish(ctx context.Context, v *vol, s snapRecord) error {
 	res, err := m.pub.Publish(ctx, replica.Job{
 		Volume: v.name, Key: v.key, Machine: m.id(), Snapshot: v.snap(s.ID), Created: s.Created, Base: base, Source: source,
 		ChunkSize: v.set.chunkSize, Compression: v.set.compression, Working: v.working(), Line: m.up.User(v.hurries),
-		Pinning: func(root cid.Cid) (err error) { endPin, err = v.beginPin(root); return err },
+		Pinning: func(root cid.Cid) error {
+			end, err := v.beginPin(root)
+			if err == nil {
+				endPin = end
+			}
+			return err
+		},
 		Progress: func(p replica.Progress) {
 			v.mutate(func() {
 				v.uploadIs, sent = Progress{Phase: p.Phase, Done: max(p.Bytes, p.BytesUploaded)}, p.BytesUploaded
