@@ -125,15 +125,13 @@ func lastPending(r *record) (id string) {
 	return id
 }
 
-// fenceSnapshot makes id the one divergent snapshot of this fencing. It holds
-// what the ones before it and those that waited for their upload hold: they go.
+// fenceSnapshot makes id the one divergent snapshot of this fencing. What it holds of
+// the one before it and of those that waited for their upload goes with them.
 func (m *Manager) fenceSnapshot(v *vol, id string) error {
 	var useless []string
 	err := v.update(func(r *record) {
-		for _, s := range r.Snapshots {
-			if s.ID != id && (s.Kind == kindPending || r.Fence != nil && s.ID == r.Fence.Snapshot) {
-				useless = append(useless, s.ID)
-			}
+		if useless = r.setAside(id); r.Fence != nil && r.Fence.Snapshot != "" && r.Fence.Snapshot != id {
+			useless = append(useless, r.Fence.Snapshot)
 		}
 		for _, u := range useless {
 			r.drop(u)

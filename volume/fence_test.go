@@ -2,10 +2,15 @@ package volume
 
 import (
 	"errors"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"fractal-lazy/store"
+	"fractal-lazy/store/faulty"
 )
 
 func TestMount_HeldVolumeNamesTheHolder(t *testing.T) {
@@ -153,5 +158,73 @@ func TestPublish_OnlyUploadFindsTheTakeover(t *testing.T) {
 	wantFile(t, filepath.Join(a.info("db").Divergent[0], "f"), "too late")
 	if got := b.writer("db"); got == nil || *got != b.id() {
 		t.Fatalf("the loser gave away what is not its own: %v", got)
+	}
+}
+
+// What waited for its upload when the volume was restored is in nothing that came after.
+func TestTakeover_LoserKeepsWhatItHadPutAsideByARestore(t *testing.T) {
+	for what, rest := range map[string]struct {
+		after   string // written after the restore; empty: nothing
+		remount bool   // the loser learns of it by mounting, not by publishing
+	}{
+		"nothing was written": {"", false},
+		"written since":       {"after the restore", false},
+		"mounted again":       {"after the restore", true},
+	} {
+		t.Run(what, func(t *testing.T) {
+			w := newWorld(t)
+			st := faulty.New(w.store)
+			a := w.machine("a", func(_ *Options, d *Deps) { d.Store = st })
+			three(t, a)
+			full := st.Inject(faulty.Rule{Op: faulty.PutMany, Fault: faulty.Fail(store.ErrUnavailable)})
+			write(t, filepath.Join(a.mount("db", "1"), "f"), "before the restore")
+			a.unmount("db", "1")
+			a.eventually("a snapshot waits", func() bool { return a.info("db").Unpublished > 0 })
+			a.restore("db", "1")
+			if rest.after != "" {
+				write(t, filepath.Join(a.mount("db", "1"), "f"), rest.after)
+				a.unmount("db", "1")
+			}
+			key := a.key("db")
+			if rest.remount {
+				a.vanish()
+			}
+
+			b := w.machine("b")
+			b.create("db", "privkey="+key, "takeover=always")
+			write(t, filepath.Join(b.mount("db", "1"), "f"), "by b")
+			b.flush("db")
+			b.unmount("db", "1")
+			b.released("db")
+
+			full.Lift()
+			if rest.remount {
+				a = w.machine("a")
+				wantFile(t, filepath.Join(a.mount("db", "1"), "f"), "by b")
+			} else {
+				a.eventually("fenced", func() bool { return a.info("db").State == StateFenced })
+			}
+			kept := func() (all []string) {
+				found, err := filepath.Glob(filepath.Join(a.vol("db").snaps(), "*", "f"))
+				must(t, err)
+				for _, f := range found {
+					b, err := os.ReadFile(f)
+					must(t, err)
+					all = append(all, string(b))
+				}
+				return all
+			}
+			a.eventually("all that was not published is kept", func() bool {
+				all := kept()
+				return slices.Contains(all, "before the restore") && (rest.after == "" || slices.Contains(all, rest.after))
+			})
+			a.eventually("nothing waits any more", func() bool { return a.vol("db").record().count(kindPending) == 0 })
+			if !rest.remount {
+				wantFile(t, filepath.Join(a.mount("db", "1"), "f"), "by b")
+			}
+			if all := kept(); !slices.Contains(all, "before the restore") {
+				t.Errorf("after the next mount there is only %q", all)
+			}
+		})
 	}
 }

@@ -289,6 +289,29 @@ func (r *record) pending() *snapRecord {
 	return &r.Snapshots[i]
 }
 
+// setAside takes the snapshots out of those that wait for their upload, which the snapshot id, empty for data as it is now, comes after: it returns what that one grew
+// out of, and so holds as well. What waited when the volume was restored is in nothing that came after: it becomes divergent, and stays.
+func (r *record) setAside(id string) (useless []string) {
+	last := len(r.Snapshots)
+	restored := r.From != nil
+	if i := slices.IndexFunc(r.Snapshots, func(s snapRecord) bool { return s.ID == id }); i >= 0 {
+		last, restored = i, r.Snapshots[i].From != nil
+	}
+	for i := last - 1; i >= 0; i-- {
+		s := &r.Snapshots[i]
+		began := s.From != nil // with this one data grew on from what had been restored
+		switch {
+		case s.Kind != kindPending:
+		case restored:
+			s.Kind, s.From = kindDivergent, nil
+		default:
+			useless = append(useless, s.ID)
+		}
+		restored = restored || began
+	}
+	return useless
+}
+
 func (r *record) count(kind string) (n int) {
 	for _, s := range r.Snapshots {
 		if s.Kind == kind {

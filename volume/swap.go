@@ -170,6 +170,9 @@ func (m *Manager) finishSwap(v *vol) error {
 	err = v.update(func(r *record) {
 		// What was kept holds all that these hold: it grew out of them. But where it is divergent, the base says more: it is just what
 		// was published, so what the new data has in common with it need not be fetched.
+		if w.Keep != "" {
+			useless = r.setAside("")
+		}
 		for i := range r.Snapshots {
 			s := &r.Snapshots[i]
 			if s.Kind == kindBase && w.Kind == kindDivergent && r.Base != nil && r.Base.Local == s.ID {
@@ -178,7 +181,7 @@ func (m *Manager) finishSwap(v *vol) error {
 				s.Kind, s.Published = kindOld, &b
 				continue
 			}
-			superseded := s.Kind == kindPending || s.Kind == kindBase || slices.Contains(outlived, s.ID) ||
+			superseded := s.Kind == kindBase || slices.Contains(outlived, s.ID) ||
 				r.Fence != nil && s.ID == r.Fence.Snapshot
 			if superseded && w.Keep != "" {
 				useless = append(useless, s.ID)
