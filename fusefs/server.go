@@ -172,24 +172,35 @@ func (s *server) answer(r *reader, request []byte) {
 	n, status := s.proto.HandleRequest(r.in[:], r.out[:])
 	r.in[0], r.out[0] = nil, nil
 	if n == 0 && !status.Ok() && answered(request) {
-		// The library could not even begin. The caller must not wait for ever.
-		binary.NativeEndian.PutUint32(room[0:], replyHeader)
-		binary.NativeEndian.PutUint32(room[4:], ^uint32(unix.EIO)+1) // negative
-		copy(room[8:16], request[8:16])
-		n = replyHeader
+		n = failure(room, request) // the library could not even begin
 	}
 	if n == 0 {
 		return
 	}
-	var err error
-	for {
-		if _, err = unix.Write(s.fd, room[:n]); err != unix.EINTR {
-			break
-		}
+	err := s.write(room[:n])
+	if err == unix.EINVAL {
+		s.f.opt.Log.Error().Uint32("opcode", opcode(request)).Int("bytes", n).Msg("the kernel does not take an answer; the caller gets an I/O error")
+		err = s.write(room[:failure(room, request)])
 	}
 	// ENOENT: nobody waits for the answer any more; ENODEV: the connection has ended.
 	if err != nil && err != unix.ENOENT && err != unix.ENODEV {
 		s.f.opt.Log.Error().Err(err).Uint32("opcode", opcode(request)).Msg("the kernel does not take an answer")
+	}
+}
+
+// failure makes an answer of EIO in room: no caller may wait for ever.
+func failure(room, request []byte) int {
+	binary.NativeEndian.PutUint32(room[0:], replyHeader)
+	binary.NativeEndian.PutUint32(room[4:], ^uint32(unix.EIO)+1) // negative
+	copy(room[8:replyHeader], request[8:16])
+	return replyHeader
+}
+
+func (s *server) write(answer []byte) error {
+	for {
+		if _, err := unix.Write(s.fd, answer); err != unix.EINTR {
+			return err
+		}
 	}
 }
 

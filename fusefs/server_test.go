@@ -54,6 +54,35 @@ func TestServer_OneReaderForOneThread(t *testing.T) {
 	}))
 }
 
+// Answers may be as long as the kernel lets them be.
+func TestServer_LongAnswers(t *testing.T) {
+	w := newWorld(t)
+	target := strings.Repeat("0123456789abcdef", unix.PathMax/16)[:unix.PathMax-1]
+	must(t, os.Symlink(target, filepath.Join(w.mnt, "link")))
+	if got := run(t, "readlink", filepath.Join(w.mnt, "link")); strings.TrimSuffix(got, "\n") != target {
+		t.Errorf("a link of %d bytes has %d", len(target), len(got))
+	}
+	file := filepath.Join(w.mnt, "file")
+	run(t, "dd", "if=/dev/urandom", "of="+file, "bs=2M", "count=1", "iflag=fullblock")
+	read := run(t, "sh", "-c", `dd if="$0" bs=2M iflag=direct status=none | cksum; cksum < "$0"`, file)
+	if f := strings.Fields(read); len(f) != 4 || f[0] != f[2] {
+		t.Errorf("cksum of 2 MiB, read at once and otherwise: %q", read)
+	}
+	long := strings.Repeat("v", 8000)
+	must(t, unix.Setxattr(file, "user.long", []byte(long), 0))
+	for i := range 100 {
+		must(t, unix.Setxattr(file, fmt.Sprintf("user.%0200d", i), nil, 0))
+	}
+	got := make([]byte, 16384)
+	if n, err := unix.Getxattr(file, "user.long", got); err != nil || string(got[:n]) != long {
+		t.Errorf("xattr of %d bytes: %d, %v", len(long), n, err)
+	}
+	list := make([]byte, 65536)
+	if n, err := unix.Listxattr(file, list); err != nil || n < 100*206 {
+		t.Errorf("names of xattrs: %d bytes, %v", n, err)
+	}
+}
+
 // A request of which nobody expected that it takes its time holds up nobody else: here one that waits for the end of a snapshot.
 func TestServer_OthersAreAnsweredWhileOneAloneTakesItsTime(t *testing.T) {
 	w := newWorld(t)

@@ -55,6 +55,7 @@ const (
 	getxattrSize   = headerSize      // u32 of struct fuse_getxattr_in
 	ioctlOutSize   = headerSize + 28 // u32 of struct fuse_ioctl_in
 	longestStruct  = 288             // of those that follow the header of an answer: fuse_statx_out
+	longestTarget  = unix.PathMax    // of a symbolic link, in bytes
 	mostOfAnAnswer = maxWrite        // of data; the mount says so for reads (max_read), everything else is far less
 )
 
@@ -103,6 +104,9 @@ func answerSize(request []byte) int {
 		at = ioctlOutSize
 	}
 	size := replyHeader + longestStruct
+	if opcode(request) == opReadlink {
+		return replyHeader + longestTarget
+	}
 	if at != 0 && len(request) >= at+4 {
 		size += int(min(binary.NativeEndian.Uint32(request[at:]), mostOfAnAnswer))
 	}
