@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"fractal-lazy/backing"
 	"fractal-lazy/hive"
 	"fractal-lazy/replica"
 	"fractal-lazy/snapshot"
@@ -199,12 +200,25 @@ func (m *Manager) refused(ctx context.Context, v *vol, cause error) error {
 	return fmt.Errorf("upload snapshot: %w", cause)
 }
 
+// settledGeneration returns the BTRFS generation that a snapshot keeps from now on. It is not that of its making where the snapshot has files that were removed and still open: BTRFS
+// clears them away when somebody first looks into it, which is before it is published.
+func settledGeneration(path string) (uint64, error) {
+	if err := backing.SyncFS(path); err != nil {
+		return 0, err
+	}
+	return backing.Generation(path)
+}
+
 // published records that s is the newest published state.
 func (m *Manager) published(v *vol, s snapRecord, res replica.Result, dir *wire.DirRef) error {
 	b := &baseRecord{Generation: res.Base.Generation, Hash: res.Base.Hash.String(), Root: res.Base.Root.String(),
 		SizeTotal: res.Base.SizeTotal, ChunkSize: res.Base.ChunkSize, Local: s.ID, Created: s.Created, Machine: m.id().String()}
+	gen, err := settledGeneration(v.snap(s.ID))
+	if err != nil {
+		gen = s.Gen // then it may not be used as a source (lazy.Source), and nothing else
+	}
 	var useless []string
-	err := v.update(func(r *record) {
+	err = v.update(func(r *record) {
 		switch {
 		case res.Manifest != nil:
 			b.Size = res.Manifest.Size
@@ -212,7 +226,7 @@ func (m *Manager) published(v *vol, s snapRecord, res replica.Result, dir *wire.
 			b.Size, b.Created, b.Machine = r.Base.Size, r.Base.Created, r.Base.Machine
 		}
 		if n := r.snapshot(s.ID); n != nil {
-			n.Kind, n.From = kindBase, nil
+			n.Kind, n.From, n.Gen = kindBase, nil, gen
 		}
 		for _, o := range r.Snapshots {
 			if o.Kind == kindBase && o.ID != s.ID {
