@@ -22,10 +22,17 @@ import (
 const acknowledger = `exec 3>>/data/open; i=0
 while :; do i=$((i+1)); echo $i | dd of=/data/log oflag=append conv=notrunc,fsync 2>/dev/null && echo $i >&3 && echo "ok $i" || echo "failed at $i"; usleep 20000; done`
 
-// startHolder starts a holder on the host, for the plugin of e.
+// startHolder starts a holder on the host, for the plugin of e, and waits until that knows it: it looks for one every second.
 func startHolder(t *testing.T, e *engine, limit time.Duration) *kit.Process {
 	t.Helper()
-	return holdAt(t, e, e.pool.Dir, limit)
+	p := holdAt(t, e, e.pool.Dir, limit)
+	eventually(t, time.Minute, func() error {
+		if text := e.cli(t, "status", "--json"); !strings.Contains(text, "mounts outlive the driver") {
+			return fmt.Errorf("the plugin does not know the holder: %s", text)
+		}
+		return nil
+	})
+	return p
 }
 
 func holdAt(t *testing.T, e *engine, root string, limit time.Duration) *kit.Process {
