@@ -114,15 +114,6 @@ func used(tree *backing.Tree, ino uint64, read []wire.Range) (u replica.Used, ok
 	if st.Size <= usedWhole {
 		return u, true
 	}
-	if u.Data = read; len(read) == 0 {
-		in, err := backing.Resident(fd, uint64(st.Size))
-		if err != nil {
-			return u, false
-		}
-		for _, r := range in {
-			u.Data = append(u.Data, widen(wire.Range{Off: r.Off, Len: r.Len}))
-		}
-		u.Data = mergeUsed(u.Data)
-	}
+	u.Data = read // what the kernel reads by itself nobody tells us, and the page cache holds what was written as well
 	return u, len(u.Data) > 0
 }

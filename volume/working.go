@@ -16,7 +16,7 @@ import (
 )
 
 // The working set of a volume is what applications need when they begin to work with it: the files that are opened in the first while after a mount, and of the
-// large ones what is read of them, or what is in the page cache at the end. It goes with the snapshots that are published from then on (replica.Working), so
+// large ones what is read of them while they are served from here. It goes with the snapshots that are published from then on (replica.Working), so
 // that a machine that takes the volume over fetches it before anybody asks (lazy/foresee.go).
 const (
 	// recordFor is how long after the first file is opened the working set is recorded.
