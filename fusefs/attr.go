@@ -147,12 +147,15 @@ func (f *FS) fillEntry(c *call, out *fuse.EntryOut, st *unix.Statx_t) {
 const (
 	mappedRecently = time.Minute
 	shortAttr      = time.Second
+	// behindAttr is how late the times of a store through a mapping may be seen, about the step of BTRFS's own time stamps. It must not be 0:
+	// databases ask for the end of a file (SEEK_END) several times in each query, and wait for an answer from here each time.
+	behindAttr = 10 * time.Millisecond
 )
 
 // attrTimeout is how long the kernel may keep st, which was read since c began. All changes pass the kernel, which then asks again, but for:
 //
 //   - setuid and setgid bits, cleared by the backing file system under a passthrough write;
-//   - times of a file that is written in passthrough mode, or through a mapping made in that mode (behind.go);
+//   - times of a file that is written through a mapping made in passthrough mode (behind.go);
 //   - directories of a volume that is still being filled.
 func (f *FS) attrTimeout(c *call, st *unix.Statx_t) time.Duration {
 	long := f.opt.Timeouts.Attr
@@ -166,8 +169,11 @@ func (f *FS) attrTimeout(c *call, st *unix.Statx_t) time.Duration {
 		if f.passOff.Load() {
 			return long
 		}
-		if st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 || f.behind.had(st.Ino, c.forgotten) {
+		if st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 {
 			return 0
+		}
+		if f.behind.had(st.Ino, c.forgotten) {
+			return min(behindAttr, long)
 		}
 		if f.behind.no.Load() && time.Since(time.Unix(st.Mtime.Sec, int64(st.Mtime.Nsec))) < mappedRecently {
 			return short
