@@ -304,7 +304,7 @@ func (s *supervisor) start() error {
 	}
 	theirs := os.NewFile(uintptr(pair[1]), "worker")
 	cmd := exec.Command(s.exe, s.o.Args...)
-	cmd.Args[0] = s.path // ps shows that, also where the program of before goes on as /proc/PID/exe
+	cmd.Args[0] = s.path                                               // ps shows that, also where the program of before goes on as /proc/PID/exe
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr // not /dev/null, which may be missing
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.Env = append(os.Environ(), EnvSocket+"="+strconv.Itoa(3))
