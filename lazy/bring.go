@@ -8,6 +8,7 @@ import (
 	"fractal-lazy/backing"
 	"fractal-lazy/fusefs"
 	"fractal-lazy/mark"
+	"fractal-lazy/snapshot"
 	"fractal-lazy/snapshot/wire"
 
 	"golang.org/x/sync/errgroup"
@@ -83,7 +84,7 @@ func (f *file) bringWindow(ctx context.Context, w wire.Window) error {
 		return err
 	}
 	if len(missing) > 0 && !f.bringLocal(ctx, w, missing) {
-		data, done, err := f.t.fetch.data(ctx, w.Block, f.content.Data <= wire.MaxPacked)
+		data, done, err := f.data(ctx, w, f.content.Data <= wire.MaxPacked)
 		if err != nil {
 			return err
 		}
@@ -97,8 +98,60 @@ func (f *file) bringWindow(ctx context.Context, w wire.Window) error {
 	return nil
 }
 
+// data fetches the data of a window, its ranges one behind the other: from its block, and that of its patch, which is asked for at once. keep: others will want
+// pieces of the same block; of a patch's they always may. The caller calls done when the data is where the next one finds it.
+func (f *file) data(ctx context.Context, w wire.Window, keep bool) (data []byte, done func(), err error) {
+	if w.Patch == nil {
+		block, done, err := f.t.fetch.data(ctx, w.Block, keep)
+		if err != nil {
+			return nil, nil, err
+		}
+		if data, err = f.piece(block, nil, w); err != nil {
+			done()
+			return nil, nil, err
+		}
+		return data, done, nil
+	}
+	var base, patch []byte
+	var baseDone, patchDone func()
+	group, gctx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		base, baseDone, err = f.t.fetch.data(gctx, w.Block, keep)
+		return err
+	})
+	group.Go(func() (err error) {
+		patch, patchDone, err = f.t.fetch.data(gctx, w.Patch.Block, true)
+		return err
+	})
+	err = group.Wait() // the first error
+	done = func() {
+		for _, d := range []func(){baseDone, patchDone} {
+			if d != nil {
+				d()
+			}
+		}
+	}
+	if err == nil {
+		data, err = f.piece(base, patch, w)
+	}
+	if err != nil {
+		done()
+		return nil, nil, err
+	}
+	return data, done, nil
+}
+
+// piece returns the data of a window from opened blocks.
+func (f *file) piece(base, patch []byte, w wire.Window) ([]byte, error) {
+	data, err := snapshot.Piece(base, patch, f.content, w)
+	if err != nil {
+		return nil, fmt.Errorf("%w: volume %s: inode %d: block %s: %w", fusefs.ErrIntegrity, f.t.opt.Volume, f.ino, w.Block, err)
+	}
+	return data, nil
+}
+
 // fill writes a window's data into what is missing of it.
-func (f *file) fill(w wire.Window, block []byte) error {
+func (f *file) fill(w wire.Window, data []byte) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	missing, err := f.missingLocked(w) // others may have been here meanwhile
@@ -108,7 +161,7 @@ func (f *file) fill(w wire.Window, block []byte) error {
 	var n uint64
 	err = f.quietlyLocked(func() error {
 		for _, r := range missing {
-			b, err := f.slice(w, block, r)
+			b, err := f.slice(w, data, r)
 			if err != nil {
 				return err
 			}
@@ -179,20 +232,17 @@ func (f *file) dataOf(w wire.Window) []wire.Range {
 }
 
 // slice returns the bytes of r, which lies in one data range of w, from the
-// opened block.
-func (f *file) slice(w wire.Window, block []byte, r wire.Range) ([]byte, error) {
-	at := uint64(w.Off)
+// window's data.
+func (f *file) slice(w wire.Window, data []byte, r wire.Range) ([]byte, error) {
+	at := uint64(0)
 	for _, d := range f.dataOf(w) {
 		if d.Off <= r.Off && r.Off+r.Len <= d.Off+d.Len {
 			from := at + r.Off - d.Off
-			if from+r.Len > uint64(len(block)) {
-				break
-			}
-			return block[from : from+r.Len], nil
+			return data[from : from+r.Len], nil
 		}
 		at += d.Len
 	}
-	return nil, fmt.Errorf("%w: volume %s: block %s is shorter than inode %d says", fusefs.ErrIntegrity, f.t.opt.Volume, w.Block, f.ino)
+	return nil, fmt.Errorf("%w: volume %s: inode %d has no data at %d", fusefs.ErrIntegrity, f.t.opt.Volume, f.ino, r.Off)
 }
 
 // quietlyLocked runs do, which writes to the file, so that only its content

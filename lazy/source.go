@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -21,7 +20,7 @@ import (
 // Source is an older state of the same volume that this machine still has on its disk: what the tree of Root and the tree that is being
 // fetched have in common is taken from there, and not fetched.
 //
-// A window of a file is taken where both trees name the same block for it, the same piece of that block, and the same ranges: then the bytes are
+// A window of a file is taken where both trees name the same blocks for it, the same pieces of these, and the same ranges: then the bytes are
 // the same, as the root was published from just these files. (Blocks are named by the hash of what was sealed with the volume's key, so this
 // finds nothing between volumes of different keys, such as a clone and its origin.) BTRFS's checksums say that the disk still has what was written;
 // where it has not, or the file keeps none (nocow), the block is fetched.
@@ -219,7 +218,7 @@ func (o *origin) has(ctx context.Context, c *wire.Content, w wire.Window) (bool,
 		if err != nil {
 			return false, err
 		}
-		return was.Block == w.Block && was.Off == w.Off && (was.Data == nil) == (w.Data == nil) && slices.Equal(was.Data, w.Data), nil
+		return was.Same(&w), nil
 	}
 	return false, nil
 }

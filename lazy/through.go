@@ -20,19 +20,19 @@ func (f *file) ReadThrough(ctx context.Context, off uint64, buf []byte) (int, er
 	defer cancel()
 	end := min(off+uint64(len(buf)), f.content.Size)
 	cs := uint64(f.content.ChunkSize)
-	blocks := map[uint64][]byte{}
+	data := map[uint64][]byte{} // of windows
 	var windows []wire.Window
 	if off < end {
 		for w, err := range f.t.reader.Windows(ctx, f.content, off/cs, (end-1)/cs+1) {
 			if err != nil {
 				return 0, f.t.wrap(f.ino, err)
 			}
-			block, done, err := f.t.fetch.data(ctx, w.Block, true) // the next read will be here, too
+			b, done, err := f.data(ctx, w, true) // the next read will be here, too
 			if err != nil {
 				return 0, err
 			}
 			done()
-			windows, blocks[w.Index] = append(windows, w), block
+			windows, data[w.Index] = append(windows, w), b
 		}
 	}
 	f.mu.RLock()
@@ -65,7 +65,7 @@ func (f *file) ReadThrough(ctx context.Context, off uint64, buf []byte) (int, er
 		if r.Len == 0 {
 			continue
 		}
-		b, err := f.slice(g.w, blocks[g.w.Index], r)
+		b, err := f.slice(g.w, data[g.w.Index], r)
 		if err != nil {
 			return 0, err
 		}

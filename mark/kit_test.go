@@ -54,6 +54,19 @@ func widest(t testing.TB) wire.Content {
 	return c
 }
 
+// patched is a content of which every window has a patch, and the most bytes.
+func patched(t testing.TB) wire.Content {
+	t.Helper()
+	c := widest(t)
+	for i := range c.Windows {
+		w := &c.Windows[i]
+		last := len(w.Data) - 1
+		w.Patch = &wire.Patch{Block: link(cid.Raw, byte(20+i)), Off: 1 << 18, Data: w.Data[last-15:], Base: w.Data[:last], Sum: [16]byte{byte(i), 15: 255}}
+	}
+	check(t, c.Check())
+	return c
+}
+
 var (
 	then  = wire.Time{Sec: 1_700_000_000, Nsec: 123_456_789}
 	early = wire.Time{Sec: -5, Nsec: 999_999_999}
@@ -76,15 +89,17 @@ func marks(t testing.TB) map[string]interface{ Encode() ([]byte, error) } {
 			Zero: []wire.Range{{Off: 0, Len: wire.Sector}, {Off: 4 * wire.Sector, Len: 1 << 30}}},
 		"file-held": &File{State: Pending, Content: small(), Valid: 4096, Zero: []wire.Range{{Off: 0, Len: wire.Sector}}, Held: true, Mtime: then, Caps: caps,
 			Flags: wire.FlagAppend},
-		"file-pending-full": &File{State: Pending, Content: large(), Valid: 1 << 40, Zero: zero},
-		"file-clean":        &File{State: Clean, Content: small(), Ctime: then, Done: wire.Time{Sec: 1_800_000_000, Nsec: 1}},
-		"file-clean-sparse": &File{State: Clean, Content: widest(t), Done: then},
-		"dir":               &Dir{Ref: ref, Mtime: then},
-		"dir-protected":     &Dir{Ref: wire.DirRef{Node: link(cid.DagCBOR, 4)}, Mtime: early, Flags: wire.FlagAppend},
-		"link":              &Link{ID: 1<<64 - 1, Pending: 3, Hidden: true},
-		"link-filled":       &Link{ID: 1},
-		"lifted":            &Lifted{Ino: 1<<40 + 257, Flags: wire.FlagImmutable | wire.FlagAppend},
-		"source":            &Source{Pubkey: [32]byte{0: 1, 31: 32}},
-		"tree":              &Tree{Root: link(cid.DagCBOR, 5), Files: 10_000_000, Dirs: 23, Bytes: 1 << 50},
+		"file-pending-full":  &File{State: Pending, Content: large(), Valid: 1 << 40, Zero: zero},
+		"file-clean":         &File{State: Clean, Content: small(), Ctime: then, Done: wire.Time{Sec: 1_800_000_000, Nsec: 1}},
+		"file-clean-sparse":  &File{State: Clean, Content: widest(t), Done: then},
+		"file-clean-patched": &File{State: Clean, Content: patched(t), Ctime: then, Done: then},
+		"file-held-patched":  &File{State: Pending, Content: patched(t), Valid: 4096, Zero: zero[:100], Held: true, Mtime: then, Caps: caps},
+		"dir":                &Dir{Ref: ref, Mtime: then},
+		"dir-protected":      &Dir{Ref: wire.DirRef{Node: link(cid.DagCBOR, 4)}, Mtime: early, Flags: wire.FlagAppend},
+		"link":               &Link{ID: 1<<64 - 1, Pending: 3, Hidden: true},
+		"link-filled":        &Link{ID: 1},
+		"lifted":             &Lifted{Ino: 1<<40 + 257, Flags: wire.FlagImmutable | wire.FlagAppend},
+		"source":             &Source{Pubkey: [32]byte{0: 1, 31: 32}},
+		"tree":               &Tree{Root: link(cid.DagCBOR, 5), Files: 10_000_000, Dirs: 23, Bytes: 1 << 50},
 	}
 }

@@ -74,6 +74,9 @@ func (p *Publisher) buildOnce(ctx context.Context, j *Job, progress *reporter, w
 		return built{}, fmt.Errorf("read the base: %w", err)
 	}
 	defer done()
+	if opt.Unsure = base == nil; base != nil {
+		opt.Features = base.Features
+	}
 
 	b := built{chunkSize: opt.ChunkSize, way: WayWalk}
 	var root snapshot.Node

@@ -301,7 +301,7 @@ func (c *changes) remove(path string) (placed, error) {
 func (c *changes) finish() error {
 	for ino, e := range c.inodes {
 		slices.SortFunc(e.ranges, func(a, b wire.Range) int { return cmp.Compare(a.Off, b.Off) })
-		e.ranges = union(e.ranges, nil)
+		e.ranges = wire.Union(e.ranges, nil)
 		if err := c.addNames(ino); err != nil {
 			return err
 		}

@@ -2,7 +2,6 @@ package replica
 
 import (
 	"context"
-	"fmt"
 	"sync"
 
 	"fractal-lazy/snapshot"
@@ -18,6 +17,7 @@ type remote struct {
 	reader  *snapshot.Reader
 	content *wire.Content
 	blocks  *lru.Cache[cid.Cid, []byte] // opened
+	patched *lru.Cache[uint64, []byte]  // data of windows that have a patch
 
 	mu     sync.Mutex
 	leaf   uint64 // windows of [leaf*IndexFanout, (leaf+1)*IndexFanout)
@@ -34,7 +34,11 @@ func newRemote(r *snapshot.Reader, c *wire.Content) *remote {
 	if err != nil { // the size is a constant above 0
 		panic(err)
 	}
-	return &remote{reader: r, content: c, blocks: blocks}
+	patched, err := lru.New[uint64, []byte](openBlocks)
+	if err != nil {
+		panic(err)
+	}
+	return &remote{reader: r, content: c, blocks: blocks, patched: patched}
 }
 
 // window returns the window at index; false where the content has a hole there.
@@ -86,7 +90,7 @@ func (v *remote) ranges(ctx context.Context, off, end uint64) ([]wire.Range, err
 		}
 		off = stop
 	}
-	return union(out, nil), nil
+	return wire.Union(out, nil), nil
 }
 
 // read fills p with the content's bytes at off, where it has data; the rest of p stays as it is.
@@ -101,15 +105,12 @@ func (v *remote) read(ctx context.Context, p []byte, off uint64) error {
 		if !ok {
 			continue
 		}
-		data, err := v.open(ctx, w.Block)
+		data, err := v.data(ctx, w)
 		if err != nil {
 			return err
 		}
-		pos := uint64(w.Off)
+		pos := uint64(0)
 		for _, r := range dataOf(&w, v.content) {
-			if pos+r.Len > uint64(len(data)) {
-				return fmt.Errorf("block %s: window %d needs %d bytes of %d", w.Block, w.Index, pos+r.Len, len(data))
-			}
 			start := w.Index*size + r.Off
 			a, b := max(start, off), min(start+r.Len, end)
 			if a < b {
@@ -119,6 +120,30 @@ func (v *remote) read(ctx context.Context, p []byte, off uint64) error {
 		}
 	}
 	return nil
+}
+
+// data returns the data of a window, its ranges one behind the other.
+func (v *remote) data(ctx context.Context, w wire.Window) ([]byte, error) {
+	if w.Patch != nil {
+		if data, ok := v.patched.Get(w.Index); ok {
+			return data, nil
+		}
+	}
+	base, err := v.open(ctx, w.Block)
+	if err != nil {
+		return nil, err
+	}
+	var patch []byte
+	if w.Patch != nil {
+		if patch, err = v.open(ctx, w.Patch.Block); err != nil {
+			return nil, err
+		}
+	}
+	data, err := snapshot.Piece(base, patch, v.content, w)
+	if err == nil && w.Patch != nil {
+		v.patched.Add(w.Index, data)
+	}
+	return data, err
 }
 
 func (v *remote) open(ctx context.Context, c cid.Cid) ([]byte, error) {

@@ -55,6 +55,11 @@ func (f *localFile) Previous(ctx context.Context, index uint64, chunkSize uint32
 	return wire.Window{}, false, nil
 }
 
+// Before implements snapshot.File: what changed is not known.
+func (f *localFile) Before(context.Context, uint64, uint32) (*snapshot.Before, error) {
+	return nil, nil
+}
+
 // ReadAt implements snapshot.File.
 func (f *localFile) ReadAt(ctx context.Context, p []byte, off uint64) error {
 	for len(p) > 0 {
@@ -108,7 +113,7 @@ func (f *partialFile) missing(ctx context.Context, local []wire.Range, off, end 
 	if err != nil {
 		return nil, err
 	}
-	return subtract(subtract(list, f.mark.Zero), local), nil
+	return wire.Subtract(wire.Subtract(list, f.mark.Zero), local), nil
 }
 
 // Ranges implements snapshot.File.
@@ -121,7 +126,7 @@ func (f *partialFile) Ranges(ctx context.Context, off, end uint64) ([]wire.Range
 	if err != nil {
 		return nil, err
 	}
-	return widen(union(local, gone), f.size), nil
+	return widen(wire.Union(local, gone), f.size), nil
 }
 
 // Known implements snapshot.File: a window of the mark with nothing local in it, that neither the list of zeros, nor the counted

@@ -59,8 +59,8 @@ func FuzzRanges(f *testing.F) {
 				}
 			}
 		}
-		same("union", union(a, b), func(i uint64) bool { return inA[i] || inB[i] })
-		same("difference", subtract(a, b), func(i uint64) bool { return inA[i] && !inB[i] })
+		same("union", wire.Union(a, b), func(i uint64) bool { return inA[i] || inB[i] })
+		same("difference", wire.Subtract(a, b), func(i uint64) bool { return inA[i] && !inB[i] })
 		var sectors [limit/wire.Sector + 1]bool
 		for i, in := range inA {
 			sectors[i/wire.Sector] = sectors[i/wire.Sector] || in

@@ -175,6 +175,9 @@ func (g *gathering) content(ctx context.Context, c *wire.Content, used []wire.Ra
 			if g.add(w.Block) {
 				g.bytes += min(c.Data, size)
 			}
+			if w.Patch != nil && g.add(w.Patch.Block) {
+				g.bytes += w.Patch.Bytes()
+			}
 		}
 	}
 	return nil

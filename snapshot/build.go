@@ -60,6 +60,9 @@ type builder struct {
 	root   *wire.DirRef  // set by the last join of the root directory
 	ended  chan struct{} // closed with it
 
+	patched atomic.Bool // a window has a patch
+	unseen  atomic.Bool // something was taken by reference of which not all windows were looked at
+
 	files, dirs, bytesRead, blocks, bytes, kept, filesDone atomic.Uint64
 }
 
@@ -144,7 +147,7 @@ func (b *builder) build(root Node) (cid.Cid, wire.Root, error) {
 	default:
 		return cid.Undef, wire.Root{}, errors.New("the tree was not finished; this is a bug")
 	}
-	top := wire.Root{ChunkSize: b.opt.ChunkSize, Attr: root.Attr, Dir: *b.root}
+	top := wire.Root{Features: b.features(), ChunkSize: b.opt.ChunkSize, Attr: root.Attr, Dir: *b.root}
 	if b.opt.Trace != nil {
 		var err error
 		if top.Trace, err = b.opt.Trace(b.ctx, &top.Dir, b.putTrace); err != nil {
@@ -165,6 +168,7 @@ func (b *builder) walk(root Node) error {
 	}
 	if root.Dir != nil {
 		b.kept.Add(root.Dir.Files)
+		b.unseen.Store(true)
 		b.root = root.Dir
 		close(b.ended)
 		return nil

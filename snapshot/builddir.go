@@ -115,6 +115,7 @@ func (d *dirBuild) child(path string, n *Node) error {
 		if e.Content != nil {
 			b.kept.Add(1)
 			b.filesDone.Add(1)
+			b.referContent(e.Content)
 			break
 		}
 		f, err := b.file(n)
@@ -133,6 +134,7 @@ func (d *dirBuild) child(path string, n *Node) error {
 		b.dirs.Add(1)
 		if e.Dir != nil {
 			b.kept.Add(e.Dir.Files)
+			b.unseen.Store(true)
 			break
 		}
 		e.Dir = new(wire.DirRef)

@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"fractal-lazy/snapshot/wire"
@@ -174,8 +175,7 @@ func (fb *fileBuild) window(index uint64, ranges []wire.Range) error {
 	fb.windows++
 	leaf.windows = append(leaf.windows, w)
 	if ok && known.Index == index && known.Check(fb.content.Size, chunk) == nil {
-		*w = known
-		fb.kept++
+		fb.keep(w, known)
 		fb.content.Data += w.Bytes(span)
 		return nil
 	}
@@ -186,14 +186,34 @@ func (fb *fileBuild) window(index uint64, ranges []wire.Range) error {
 	fb.content.Data += n
 	start := index * uint64(chunk)
 	if n <= wire.MaxPacked {
-		return b.addPiece(fb.f, fb.name, w, ranges, start, n, leaf.join)
+		return b.addPiece(fb.f, fb.name, piece{&w.Block, leaf.join}, &w.Off, n, func(_ *worker, into []byte) error {
+			return b.read(fb.f, into, ranges, start)
+		})
+	}
+	if done, err := fb.patch(w, ranges, leaf.join); done || err != nil {
+		return err
 	}
 	prev, ok, err := fb.f.Previous(b.ctx, index, chunk)
 	if err != nil {
 		return fmt.Errorf("previous window %d: %w", index, err)
 	}
-	if !ok || prev.Off != 0 {
+	if !ok || prev.Off != 0 || prev.Check(fb.content.Size, chunk) != nil || prev.Index != index {
 		prev = wire.Window{}
+	}
+	if prev.Patch != nil && !slices.Equal(prev.Data, w.Data) {
+		prev.Patch = nil // its sum is of other ranges
+	}
+	// Who looks at the windows of an entry does not wait for the workers: whether one of them has a patch is known before.
+	if prev.Patch != nil && fb.windows <= wire.MaxInline {
+		buf := b.walker.content(b, n)
+		if err := b.read(fb.f, buf, ranges, start); err != nil {
+			return err
+		}
+		if Sum(buf) == prev.Patch.Sum {
+			fb.keep(w, prev)
+			return nil
+		}
+		prev.Patch = nil
 	}
 	leaf.add()
 	return b.submit(fb.f, func(wk *worker) {
@@ -205,16 +225,33 @@ func (fb *fileBuild) window(index uint64, ranges []wire.Range) error {
 	})
 }
 
-// chunk stores a window as a block of its own.
-func (b *builder) chunk(wk *worker, f *openFile, w *wire.Window, prev wire.Window, ranges []wire.Range, start, n uint64) error {
+// keep takes a window by reference.
+func (fb *fileBuild) keep(w *wire.Window, known wire.Window) {
+	*w = known
+	fb.kept++
+	fb.b.refer(w)
+}
+
+// content returns the worker's buffer for n bytes, with one spare byte before it.
+func (wk *worker) content(b *builder, n uint64) []byte {
 	if wk.buf == nil {
 		wk.buf = make([]byte, 1+b.opt.ChunkSize)
 	}
-	content := wk.buf[:1+n]
-	if err := b.read(f, content[1:], ranges, start); err != nil {
+	return wk.buf[1 : 1+n]
+}
+
+// chunk stores a window as a block of its own, unless it is what it was.
+func (b *builder) chunk(wk *worker, f *openFile, w *wire.Window, prev wire.Window, ranges []wire.Range, start, n uint64) error {
+	data := wk.content(b, n)
+	if err := b.read(f, data, ranges, start); err != nil {
 		return err
 	}
-	block := wk.sealData(b.sealer, content)
+	if prev.Patch != nil && Sum(data) == prev.Patch.Sum {
+		*w = prev
+		b.refer(w)
+		return nil
+	}
+	block := wk.sealData(b.sealer, wk.buf[:1+n])
 	if prev.Block.Defined() && store.Sum(store.Raw, block).Equals(prev.Block) {
 		w.Block = prev.Block
 		return nil

@@ -105,7 +105,7 @@ func (fb *fileBuild) finish() error {
 		for _, x := range fb.held {
 			for _, w := range x.windows {
 				fb.inline = append(fb.inline, w)
-				fb.content.Windows = append(fb.content.Windows, wire.Window{Index: w.Index, Off: w.Off, Data: w.Data})
+				fb.content.Windows = append(fb.content.Windows, wire.Window{Index: w.Index, Off: w.Off, Data: w.Data, Patch: w.Patch})
 			}
 		}
 		for _, x := range fb.held {

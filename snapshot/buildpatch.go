@@ -46,6 +46,7 @@ func (x *patchBuild) node(c wire.DirChild, level uint8, behind string, rightmost
 	if !touched && x.aligned(int(level)) && (x.begun || !rightmost) {
 		x.begun = true
 		x.b.kept.Add(c.Files)
+		x.b.unseen.Store(true)
 		return x.reuse(int(level), c)
 	}
 	if level == 0 {
@@ -127,8 +128,10 @@ func (x *patchBuild) keep(e *wire.Entry) error {
 	switch {
 	case e.Dir != nil:
 		x.b.kept.Add(e.Dir.Files)
+		x.b.unseen.Store(true)
 	case e.Content != nil:
 		x.b.kept.Add(1)
+		x.b.referContent(e.Content)
 	}
 	if _, err := x.place(e); err != nil {
 		return err

@@ -178,17 +178,6 @@ func OpenData(s *seal.Sealer, block []byte) ([]byte, error) {
 	return decode(plain, maxData)
 }
 
-// Piece returns the part of an opened block that is the data of window w of c:
-// its data ranges, one behind the other. ErrDamaged where the block is shorter.
-func Piece(opened []byte, c *wire.Content, w wire.Window) ([]byte, error) {
-	n := w.Bytes(c.Span(w.Index))
-	if n > uint64(len(opened)) || uint64(w.Off) > uint64(len(opened))-n {
-		return nil, fmt.Errorf("%w: block of %d bytes where a window has %d from %d on", ErrDamaged, len(opened), n, w.Off)
-	}
-	end := uint64(w.Off) + n
-	return opened[w.Off:end:end], nil
-}
-
 // damaged makes a format error match ErrDamaged too. Versions and features
 // that are not known are no damage.
 func damaged(err error) error {

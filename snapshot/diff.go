@@ -291,7 +291,7 @@ func (d *differ) contents(was, now *wire.Content) (n uint64, sure bool, err erro
 			differs(windowData(&y, now))
 			y, err, okB = b()
 		default:
-			if !x.Block.Equals(y.Block) || x.Off != y.Off || !slices.Equal(x.Data, y.Data) {
+			if !sameData(&x, &y) {
 				differs(max(windowData(&x, was), windowData(&y, now)))
 			}
 			if x, err, okA = a(); err == nil {
@@ -300,6 +300,14 @@ func (d *differ) contents(was, now *wire.Content) (n uint64, sure bool, err erro
 		}
 	}
 	return n, sure, err
+}
+
+// sameData tells whether two windows of one index have the same bytes in the same ranges, as far as that is known.
+func sameData(x, y *wire.Window) bool {
+	if x.Patch != nil && y.Patch != nil && x.Patch.Sum == y.Patch.Sum && slices.Equal(x.Data, y.Data) {
+		return true
+	}
+	return x.Same(y)
 }
 
 // windowData is how many bytes of data a window has.

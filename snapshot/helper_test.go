@@ -72,6 +72,7 @@ type memFile struct {
 	parts []part
 
 	known, previous func(index uint64) (wire.Window, bool)
+	before          func(index uint64) *Before
 	readErr         error
 	open            *atomic.Int64 // files open, where set
 	reads           atomic.Int64
@@ -114,6 +115,13 @@ func (f *memFile) Previous(_ context.Context, index uint64, _ uint32) (w wire.Wi
 		w, ok = f.previous(index)
 	}
 	return w, ok, nil
+}
+
+func (f *memFile) Before(_ context.Context, index uint64, _ uint32) (*Before, error) {
+	if f.before == nil {
+		return nil, nil
+	}
+	return f.before(index), nil
 }
 
 func (f *memFile) ReadAt(_ context.Context, p []byte, off uint64) error {
@@ -306,7 +314,13 @@ func (r *treeReader) readFile(ctx context.Context, c *wire.Content) (string, err
 			}
 			r.last = w.Block
 		}
-		piece, err := Piece(r.data, c, w)
+		var patch []byte
+		if w.Patch != nil {
+			if patch, err = r.Data(ctx, w.Patch.Block); err != nil {
+				return "", err
+			}
+		}
+		piece, err := Piece(r.data, patch, c, w)
 		if err != nil {
 			return "", err
 		}

@@ -5,6 +5,8 @@ import (
 
 	"fractal-lazy/snapshot/wire"
 	"fractal-lazy/store"
+
+	"github.com/ipfs/go-cid"
 )
 
 // Where packs end; docs/FORMAT.md has the rule. A writer's choice, too.
@@ -28,15 +30,15 @@ type pack struct {
 	age    int
 }
 
-// piece is a window that waits for the pack's CID.
+// piece is what waits for the pack's CID.
 type piece struct {
-	window *wire.Window
-	owner  *join
+	block *cid.Cid
+	owner *join
 }
 
-// addPiece reserves room for a window's data, reads it there, and tells owner
-// when the pack is stored.
-func (b *builder) addPiece(f *openFile, name string, w *wire.Window, ranges []wire.Range, start, n uint64, owner *join) error {
+// addPiece reserves room for n bytes of a file, has them filled in by read, and tells the piece's owner
+// when the pack is stored. Where they start in it is in off when it returns.
+func (b *builder) addPiece(f *openFile, name string, is piece, off *uint32, n uint64, read func(wk *worker, into []byte) error) error {
 	if b.pack != nil && (len(b.pack.buf)-1+int(n) > wire.MaxPack || len(b.pack.pieces) == maxPieces) {
 		if err := b.closePack(); err != nil {
 			return err
@@ -48,15 +50,15 @@ func (b *builder) addPiece(f *openFile, name string, w *wire.Window, ranges []wi
 		}
 	}
 	p := b.pack
-	off := len(p.buf)
-	p.buf = p.buf[:off+int(n)]
-	into := p.buf[off:]
-	w.Off = uint32(off - 1)
-	owner.add()
-	p.pieces = append(p.pieces, piece{w, owner})
+	at := len(p.buf)
+	p.buf = p.buf[:at+int(n)]
+	into := p.buf[at:]
+	*off = uint32(at - 1)
+	is.owner.add()
+	p.pieces = append(p.pieces, is)
 	p.add()
 	if err := b.submit(f, func(wk *worker) {
-		if err := b.read(f, into, ranges, start); err != nil {
+		if err := read(wk, into); err != nil {
 			b.fail(err)
 			return
 		}
@@ -115,7 +117,7 @@ func (b *builder) putPack(w *worker, p *pack) {
 		return
 	}
 	for _, piece := range p.pieces {
-		piece.window.Block = c
+		*piece.block = c
 		piece.owner.done(w)
 	}
 }

@@ -155,19 +155,19 @@ func TestReader_RefusesCompressedBombs(t *testing.T) {
 func TestPiece_RefusesWindowBehindTheBlock(t *testing.T) {
 	c := &wire.Content{Size: 100, ChunkSize: wire.DefChunk}
 	for _, w := range []wire.Window{{Off: 1}, {Off: 1 << 31}} {
-		if _, err := Piece(make([]byte, 100), c, w); !errors.Is(err, ErrDamaged) {
+		if _, err := Piece(make([]byte, 100), nil, c, w); !errors.Is(err, ErrDamaged) {
 			t.Errorf("offset %d: %v", w.Off, err)
 		}
 	}
-	if b, err := Piece(make([]byte, 100), c, wire.Window{}); err != nil || len(b) != 100 {
+	if b, err := Piece(make([]byte, 100), nil, c, wire.Window{}); err != nil || len(b) != 100 {
 		t.Errorf("%d bytes, %v", len(b), err)
 	}
 }
 
 func TestReader_RefusesLaterFeatures(t *testing.T) {
 	s, sink := testKey(1), newBlocks()
-	// {1: 1, 99: 0}: a feature, and a field that came with it.
-	block, err := new(encoder).sealNode(s, seal.KindRoot, nil, []byte{0xa2, 0x01, 0x01, 0x18, 99, 0x00})
+	// {1: 2, 99: 0}: a feature, and a field that came with it.
+	block, err := new(encoder).sealNode(s, seal.KindRoot, nil, []byte{0xa2, 0x01, 0x02, 0x18, 99, 0x00})
 	if err != nil {
 		t.Fatal(err)
 	}

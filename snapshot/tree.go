@@ -67,6 +67,9 @@ type File interface {
 	// not, so that an equal block is not put again. It is asked only for
 	// windows that get a block of their own.
 	Previous(ctx context.Context, index uint64, chunkSize uint32) (wire.Window, bool, error)
+	// Before returns the window at index of an earlier snapshot with what changed since, nil where one of them is not known. It is asked only for
+	// windows that get a block of their own.
+	Before(ctx context.Context, index uint64, chunkSize uint32) (*Before, error)
 	// ReadAt fills p from off on; a short read is an error.
 	ReadAt(ctx context.Context, p []byte, off uint64) error
 	// Close is called once, after all other calls have returned.
@@ -78,6 +81,11 @@ type Options struct {
 	ChunkSize   uint32 // bytes; a power of two, wire.MinChunk to wire.MaxChunk
 	Compression Compression
 	Workers     int // sealing goroutines; 0: GOMAXPROCS
+	// NoPatches has every window that changed written whole. Windows with a patch that did not change are taken by reference all the same.
+	NoPatches bool
+	// Features of the root from whose tree references are taken. Unsure: there may be references of which it is not known.
+	Features uint64
+	Unsure   bool
 	// Trace, where set, returns the working set to go with the tree, whose root directory dir and all below it were put by then: the CID
 	// that put, which stores one, returned, or that of an equal tree before; cid.Undef: there is none.
 	Trace func(ctx context.Context, dir *wire.DirRef, put PutTrace) (cid.Cid, error)

@@ -23,9 +23,11 @@ const (
 	verifying = 16 // blocks asked for at once
 	// verified bounds the memory of blocks that were looked at already: at about 150 bytes each. Packs are asked for by neighbours, so one
 	// that falls out is rarely asked for again; then it is fetched twice.
-	verified    = 1 << 16
-	maxFindings = 1000
-	verifyTries = 4
+	verified = 1 << 16
+	// verifiedPatches is how many blocks of patches are kept opened, of at most 512 KiB each: neighbours have their pieces in one.
+	verifiedPatches = 8
+	maxFindings     = 1000
+	verifyTries     = 4
 )
 
 // verifyPause is how long the first pause between two tries is; each further one is three times as long.
@@ -82,7 +84,7 @@ func (r *Report) OK() bool { return len(r.Findings) == 0 }
 // What is missing or spoilt is in the report, and does not end the pass. An error means that the pass was not completed: ctx ended, the
 // store cannot be asked (it is asked again some times before), or the snapshot is of a later version. The report then has what was found until there.
 //
-// Memory: at most 16 blocks, a page for each level of each of as many branches, and the set of blocks that were read last.
+// Memory: at most 16 blocks, 24 opened ones of patched windows, a page for each level of each of as many branches, and the set of blocks that were read last.
 func Verify(ctx context.Context, g Getter, s *seal.Sealer, root cid.Cid, opt VerifyOptions) (*Report, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -90,6 +92,9 @@ func Verify(ctx context.Context, g Getter, s *seal.Sealer, root cid.Cid, opt Ver
 	v.r = NewReader(&patientGetter{get: g, v: v}, s)
 	var err error
 	if v.seen, err = lru.New[cid.Cid, *verifiedBlock](verified); err != nil { // the size is a constant above 0
+		panic(err)
+	}
+	if v.patches, err = lru.New[cid.Cid, *verifiedBlock](verifiedPatches); err != nil { // as above
 		panic(err)
 	}
 	v.snapshot(ctx, root)
@@ -105,10 +110,12 @@ type verifier struct {
 	opt    VerifyOptions
 	cancel context.CancelCauseFunc
 	seen   *lru.Cache[cid.Cid, *verifiedBlock]
-	slots  chan struct{} // goroutines beside the first
-	wg     sync.WaitGroup
-	done   atomic.Uint64 // bytes of content
-	total  uint64
+	// patches has the blocks of patches, opened.
+	patches *lru.Cache[cid.Cid, *verifiedBlock]
+	slots   chan struct{} // goroutines beside the first
+	wg      sync.WaitGroup
+	done    atomic.Uint64 // bytes of content
+	total   uint64
 
 	mu  sync.Mutex
 	rep Report
@@ -118,6 +125,7 @@ type verifier struct {
 type verifiedBlock struct {
 	once sync.Once
 	size uint64 // opened
+	data []byte // where it is needed with another
 	err  error
 }
 
@@ -303,8 +311,8 @@ func (f *verifiedFile) windows(ctx context.Context, list []wire.Window) {
 		f.left.Add(1)
 		f.v.fork(func() {
 			defer f.ended()
-			if err := f.v.window(ctx, f.content, w); err != nil {
-				f.damaged(w.Block, err)
+			if c, err := f.v.window(ctx, f.content, w); err != nil {
+				f.damaged(c, err)
 				return
 			}
 			f.v.content(n)
@@ -327,26 +335,58 @@ func (f *verifiedFile) ended() {
 	}
 }
 
-// window verifies the block of w, unless that was done, and that the window lies in it.
-func (v *verifier) window(ctx context.Context, c *wire.Content, w wire.Window) error {
+// window verifies the block of w, unless that was done, and that the window lies in it; of a patched one, that both blocks come to what its sum
+// says. With an error it returns the block that is at fault.
+func (v *verifier) window(ctx context.Context, c *wire.Content, w wire.Window) (cid.Cid, error) {
+	span := c.Span(w.Index)
+	if w.Patch != nil {
+		return v.patched(ctx, c, w)
+	}
+	b := v.block(ctx, v.seen, w.Block, false)
+	if b.err != nil {
+		return w.Block, b.err
+	}
+	if n := w.Bytes(span); n > b.size || uint64(w.Off) > b.size-n {
+		return w.Block, fmt.Errorf("block %s: %w: %d bytes where a window has %d from %d on", w.Block, ErrDamaged, b.size, n, w.Off)
+	}
+	return cid.Undef, nil
+}
+
+// patched verifies a window with a patch. Its own block is read for it alone: nobody else has pieces of it, but for windows that were equal once.
+// That of the patch is kept for its neighbours.
+func (v *verifier) patched(ctx context.Context, c *wire.Content, w wire.Window) (cid.Cid, error) {
+	base, err := v.r.Data(ctx, w.Block)
+	v.count(func(r *Report) { r.Blocks++ })
+	if err != nil {
+		return w.Block, err
+	}
+	patch := v.block(ctx, v.patches, w.Patch.Block, true)
+	if patch.err != nil {
+		return w.Patch.Block, patch.err
+	}
+	if _, err := Piece(base, patch.data, c, w); err != nil {
+		return w.Patch.Block, fmt.Errorf("block %s: %w", w.Patch.Block, err)
+	}
+	return cid.Undef, nil
+}
+
+// block returns what a block is, from a set of those that were read. keep: with its content.
+func (v *verifier) block(ctx context.Context, set *lru.Cache[cid.Cid, *verifiedBlock], c cid.Cid, keep bool) *verifiedBlock {
 	fresh := new(verifiedBlock)
-	b, ok, _ := v.seen.PeekOrAdd(w.Block, fresh)
+	b, ok, _ := set.PeekOrAdd(c, fresh)
 	if !ok {
 		b = fresh
 	}
 	b.once.Do(func() {
 		var data []byte
-		data, b.err = v.r.Data(ctx, w.Block)
+		data, b.err = v.r.Data(ctx, c)
 		b.size = uint64(len(data))
+		if keep {
+			b.data = data
+		}
 		v.count(func(r *Report) { r.Blocks++ })
 	})
-	if b.err != nil {
-		return b.err
-	}
-	if n := w.Bytes(c.Span(w.Index)); n > b.size || uint64(w.Off) > b.size-n {
-		return fmt.Errorf("block %s: %w: %d bytes where a window has %d from %d on", w.Block, ErrDamaged, b.size, n, w.Off)
-	}
-	return nil
+	return b
 }
 
 func (v *verifier) sampled() bool { return v.opt.Sample > 0 && v.opt.Sample < 1 }

@@ -9,7 +9,7 @@ import (
 )
 
 // maxRefBytes bounds a Content or DirRef that stands by itself; four windows
-// with the most ranges take less than 2 KiB.
+// with the most ranges, and patches, take less than 3 KiB.
 const maxRefBytes = 8 << 10
 
 type contentWire struct {
@@ -19,6 +19,7 @@ type contentWire struct {
 	Windows []windowWire `cbor:"4,keyasint,omitempty"`
 	Index   *uint64      `cbor:"5,keyasint,omitempty"`
 	Depth   uint8        `cbor:"6,keyasint,omitempty"`
+	Patches []patchWire  `cbor:"7,keyasint,omitempty"`
 }
 
 type windowWire struct {
@@ -50,8 +51,11 @@ func (w *Window) Bytes(span uint64) uint64 {
 	if w.Data == nil {
 		return span
 	}
-	var n uint64
-	for _, r := range w.Data {
+	return bytesOf(w.Data)
+}
+
+func bytesOf(list []Range) (n uint64) {
+	for _, r := range list {
 		n += r.Len
 	}
 	return n
@@ -105,20 +109,32 @@ func (w *Window) Check(size uint64, chunkSize uint32) error {
 	if w.Data != nil && len(w.Data) == 0 {
 		return malformed("window without data")
 	}
+	if err := checkRanges(w.Data, span); err != nil {
+		return err
+	}
+	if len(w.Data) == 1 && w.Data[0].Len == span {
+		return malformed("data ranges of a whole window must be left out")
+	}
+	if w.Patch != nil {
+		if err := w.checkPatch(span); err != nil {
+			return err
+		}
+	}
+	if uint64(w.Off)+w.BaseBytes(span) > MaxPack {
+		return malformed("window reaches behind its block")
+	}
+	return nil
+}
+
+func checkRanges(list []Range, span uint64) error {
 	end := uint64(0)
-	for i, r := range w.Data {
+	for i, r := range list {
 		if r.Len == 0 || r.Off%Sector != 0 || r.Off > span || r.Len > span-r.Off || (i > 0 && r.Off <= end) {
 			return malformed("data range outside its window, out of order or off its sectors")
 		}
 		if end = r.Off + r.Len; end%Sector != 0 && end != span {
 			return malformed("data range ends inside a sector")
 		}
-	}
-	if len(w.Data) == 1 && w.Data[0].Len == span {
-		return malformed("data ranges of a whole window must be left out")
-	}
-	if uint64(w.Off)+w.Bytes(span) > MaxPack {
-		return malformed("window reaches behind its block")
 	}
 	return nil
 }
@@ -155,32 +171,45 @@ func (c *Content) Check() error {
 }
 
 func (t *table) window(w *Window, first uint64) windowWire {
-	out := windowWire{Index: w.Index - first, Block: t.add(w.Block), Off: w.Off}
-	for _, r := range w.Data {
-		out.Data = append(out.Data, r.Off/Sector, (r.Len+Sector-1)/Sector)
+	return windowWire{Index: w.Index - first, Block: t.add(w.Block), Off: w.Off, Data: sectors(w.Data)}
+}
+
+// sectors returns offset, length, offset, length, ... of ranges that pass checkRanges.
+func sectors(list []Range) (out []uint64) {
+	for _, r := range list {
+		out = append(out, r.Off/Sector, (r.Len+Sector-1)/Sector)
 	}
 	return out
 }
 
+// rangesOf undoes sectors, for a window of span bytes. It is not checked whether they are in order.
+func rangesOf(list []uint64, span uint64) (out []Range, err error) {
+	if len(list)%2 != 0 {
+		return nil, malformed("window")
+	}
+	for i := 0; i < len(list); i += 2 {
+		off, n := list[i], list[i+1]
+		if off >= MaxChunk/Sector || n > MaxChunk/Sector || off*Sector >= span {
+			return nil, malformed("data range outside its window")
+		}
+		// A file may end inside of its last sector.
+		out = append(out, Range{Off: off * Sector, Len: min((off+n)*Sector, span) - off*Sector})
+	}
+	return out, nil
+}
+
+// window undoes table.window. The result is not checked.
 func (w *windowWire) window(links []cid.Cid, first uint64, size uint64, chunkSize uint32) (Window, error) {
 	out := Window{Index: first + w.Index, Off: w.Off}
-	if out.Index < first || len(w.Data)%2 != 0 {
+	if out.Index < first {
 		return out, malformed("window")
 	}
 	var err error
 	if out.Block, err = linkAt(links, w.Block); err != nil {
 		return out, err
 	}
-	span := Span(size, chunkSize, out.Index)
-	for i := 0; i < len(w.Data); i += 2 {
-		off, n := w.Data[i], w.Data[i+1]
-		if off >= MaxChunk/Sector || n > MaxChunk/Sector || off*Sector >= span {
-			return out, malformed("data range outside its window")
-		}
-		// A file may end inside of its last sector.
-		out.Data = append(out.Data, Range{Off: off * Sector, Len: min((off+n)*Sector, span) - off*Sector})
-	}
-	return out, out.Check(size, chunkSize)
+	out.Data, err = rangesOf(w.Data, Span(size, chunkSize, out.Index))
+	return out, err
 }
 
 func (t *table) content(c *Content) *contentWire {
@@ -188,6 +217,7 @@ func (t *table) content(c *Content) *contentWire {
 	for i := range c.Windows {
 		out.Windows = append(out.Windows, t.window(&c.Windows[i], 0))
 	}
+	out.Patches = t.patches(c.Windows)
 	if c.Depth > 0 {
 		i := t.add(c.Index)
 		out.Index = &i
@@ -210,6 +240,9 @@ func (w *contentWire) content(links []cid.Cid) (*Content, error) {
 		}
 		c.Windows = append(c.Windows, win)
 	}
+	if err := setPatches(c.Windows, w.Patches, links, c.Size, c.ChunkSize); err != nil {
+		return nil, err
+	}
 	if w.Index != nil {
 		var err error
 		if c.Index, err = linkAt(links, *w.Index); err != nil {
@@ -227,27 +260,30 @@ type refWire[T any] struct {
 	Value   T
 }
 
-func encodeRef[T any](links []cid.Cid, v T) []byte {
-	w := refWire[T]{Version: Version, Value: v}
+// refPatched is the version of a Content by itself in which a window has a patch: who knows version 1 only must refuse it.
+const refPatched = 2
+
+func encodeRef[T any](version uint64, links []cid.Cid, v T) []byte {
+	w := refWire[T]{Version: version, Value: v}
 	for _, c := range links {
 		w.Links = append(w.Links, c.Bytes())
 	}
 	return must(enc.Marshal(w)) // plain integers and byte strings always encode
 }
 
-func decodeRef[T any](b []byte) (v T, links []cid.Cid, err error) {
+func decodeRef[T any](b []byte, newest uint64) (v T, links []cid.Cid, err error) {
 	if len(b) > maxRefBytes {
 		return v, nil, malformed("%d bytes, at most %d are allowed", len(b), maxRefBytes)
 	}
 	// The version first: a later one may have other fields.
-	if len(b) >= 2 && b[0] == 0x83 && b[1] < 0x18 && b[1] != Version {
+	if len(b) >= 2 && b[0] == 0x83 && b[1] < 0x18 && (b[1] < Version || uint64(b[1]) > newest) {
 		return v, nil, badVersion(uint64(b[1]))
 	}
 	var w refWire[T]
 	if err := unmarshal(b, maxRefBytes, &w); err != nil {
 		return v, nil, err
 	}
-	if w.Version != Version {
+	if w.Version < Version || w.Version > newest {
 		return v, nil, badVersion(w.Version)
 	}
 	for _, l := range w.Links {
@@ -263,7 +299,7 @@ func decodeRef[T any](b []byte) (v T, links []cid.Cid, err error) {
 func badVersion(v uint64) error { return fmt.Errorf("%w: %d, known is %d", ErrVersion, v, Version) }
 
 // EncodeContent encodes a Content by itself, its CIDs in binary inside, in at
-// most 2 KiB: for marks. It panics where c.Check fails; what a decoder or
+// most 3 KiB: for marks. It panics where c.Check fails; what a decoder or
 // Build returned never does.
 func EncodeContent(c *Content) []byte {
 	if err := c.Check(); err != nil {
@@ -271,12 +307,16 @@ func EncodeContent(c *Content) []byte {
 	}
 	var t table
 	v := t.content(c)
-	return encodeRef(t.links, *v)
+	version := uint64(Version)
+	if len(v.Patches) > 0 {
+		version = refPatched
+	}
+	return encodeRef(version, t.links, *v)
 }
 
 // DecodeContent reads what EncodeContent made.
 func DecodeContent(b []byte) (*Content, error) {
-	v, links, err := decodeRef[contentWire](b)
+	v, links, err := decodeRef[contentWire](b, refPatched)
 	if err != nil {
 		return nil, err
 	}
@@ -298,12 +338,12 @@ func EncodeDirRef(d *DirRef) []byte {
 	}
 	var t table
 	v := t.dirRef(d)
-	return encodeRef(t.links, *v)
+	return encodeRef(Version, t.links, *v)
 }
 
 // DecodeDirRef reads what EncodeDirRef made.
 func DecodeDirRef(b []byte) (*DirRef, error) {
-	v, links, err := decodeRef[dirRefWire](b)
+	v, links, err := decodeRef[dirRefWire](b, Version)
 	if err != nil {
 		return nil, err
 	}

@@ -134,7 +134,7 @@ func (e *Entry) CheckInode() error {
 
 // Weight is an upper bound of e's encoded bytes in a page that does not depend
 // on which links it has. Pages are cut by it; see docs/FORMAT.md. It does not
-// touch the CIDs of windows, so that it may be asked while they are filled in.
+// touch the CIDs of windows, nor CIDs and sums of patches, so that it may be asked while they are filled in.
 func (e *Entry) Weight() int {
 	n := 160 + len(e.Name) + len(e.Target)
 	for _, x := range e.Xattrs {
@@ -142,7 +142,11 @@ func (e *Entry) Weight() int {
 	}
 	if e.Content != nil {
 		for i := range e.Content.Windows {
-			n += 32 + 8*len(e.Content.Windows[i].Data)
+			w := &e.Content.Windows[i]
+			n += 32 + 8*len(w.Data)
+			if w.Patch != nil {
+				n += 48 + 8*(len(w.Patch.Data)+len(w.Patch.Base))
+			}
 		}
 	}
 	return n

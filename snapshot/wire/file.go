@@ -24,6 +24,7 @@ type fileIndexWire struct {
 	Level    uint8           `cbor:"1,keyasint"`
 	Windows  []windowWire    `cbor:"2,keyasint,omitempty"`
 	Children []fileChildWire `cbor:"3,keyasint,omitempty"`
+	Patches  []patchWire     `cbor:"4,keyasint,omitempty"`
 }
 
 type fileChildWire struct {
@@ -45,6 +46,7 @@ func EncodeFileIndex(p FilePos, f *FileIndex) (links []cid.Cid, payload []byte, 
 			return nil, nil, malformed("leaf of a file index with %d windows and %d children", len(f.Windows), len(f.Children))
 		}
 		w.Windows, err = t.leaf(p, f.Windows)
+		w.Patches = t.patches(f.Windows)
 	} else {
 		if len(f.Children) == 0 || len(f.Windows) != 0 {
 			return nil, nil, malformed("file index with %d windows and %d children", len(f.Windows), len(f.Children))
@@ -108,6 +110,9 @@ func DecodeFileIndex(p FilePos, links []cid.Cid, payload []byte) (*FileIndex, er
 			return nil, err
 		}
 		f.Windows = append(f.Windows, win)
+	}
+	if err := setPatches(f.Windows, w.Patches, links, p.Size, p.ChunkSize); err != nil {
+		return nil, err
 	}
 	for _, c := range w.Children {
 		node, err := linkAt(links, c.Node)

@@ -55,9 +55,13 @@ func fuzzNode[T any](f *testing.F, decode func([]cid.Cid, []byte) (T, error), en
 	})
 }
 
-func FuzzDecodeRoot(f *testing.F)  { fuzzNode(f, DecodeRoot, EncodeRoot, "root.node") }
+func FuzzDecodeRoot(f *testing.F) {
+	fuzzNode(f, DecodeRoot, EncodeRoot, "root.node", "root-patched.node")
+}
 func FuzzDecodeTrace(f *testing.F) { fuzzNode(f, DecodeTrace, EncodeTrace, "trace.node") }
-func FuzzDecodeDir(f *testing.F)   { fuzzNode(f, DecodeDir, EncodeDir, "dir.node", "dir-empty.node") }
+func FuzzDecodeDir(f *testing.F) {
+	fuzzNode(f, DecodeDir, EncodeDir, "dir.node", "dir-empty.node", "dir-patched.node")
+}
 
 func FuzzDecodeDirIndex(f *testing.F) {
 	fuzzNode(f,
@@ -66,7 +70,7 @@ func FuzzDecodeDirIndex(f *testing.F) {
 }
 
 func FuzzDecodeFileIndex(f *testing.F) {
-	for name, p := range map[string]FilePos{"fileindex-leaf.node": leafPos, "fileindex-inner.node": innerPos} {
+	for name, p := range map[string]FilePos{"fileindex-leaf.node": leafPos, "fileindex-leaf-patched.node": leafPos, "fileindex-inner.node": innerPos} {
 		ad, payload := goldenNode(f, name)
 		f.Add(p.Size, p.ChunkSize, p.Level, p.First, ad, payload)
 	}

@@ -41,6 +41,12 @@ func goldens(t testing.TB) map[string][]byte {
 	add("dirindex.node")(EncodeDirIndex(3, sampleChildren()[:20]))
 	add("fileindex-leaf.node")(EncodeFileIndex(leafPos, &FileIndex{Windows: sampleLeaf().Windows[:20]}))
 	add("fileindex-inner.node")(EncodeFileIndex(innerPos, &FileIndex{Children: sampleInner().Children[:20]}))
+	patched := sampleRoot()
+	patched.Features = FeaturePatches
+	add("root-patched.node")(EncodeRoot(patched))
+	add("dir-patched.node")(EncodeDir(patchedEntries()))
+	add("fileindex-leaf-patched.node")(EncodeFileIndex(leafPos, &FileIndex{Windows: patchedLeaf().Windows[:20]}))
+	out["content-patched.ref"] = EncodeContent(samplePatched())
 	add("trace.node")(EncodeTrace(&Trace{Blocks: sampleTrace().Blocks[:20]}))
 	for _, e := range sampleEntries() {
 		name := hex.EncodeToString([]byte(e.Name[:min(6, len(e.Name))]))

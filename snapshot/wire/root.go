@@ -8,8 +8,14 @@ import (
 	"github.com/ipfs/go-cid"
 )
 
-// KnownFeatures has a bit for every Root.Features that this version reads.
-const KnownFeatures uint64 = 0
+// Bits of Root.Features.
+const (
+	// FeaturePatches: windows of the tree may have a Patch.
+	FeaturePatches uint64 = 1 << 0
+
+	// KnownFeatures has a bit for every one that this version reads.
+	KnownFeatures = FeaturePatches
+)
 
 type rootWire struct {
 	Features uint64     `cbor:"1,keyasint"`

@@ -10,6 +10,7 @@ const (
 	DefChunk     = 256 << 10 // bytes
 	MaxPack      = 512 << 10 // bytes of opened content in a pack
 	MaxPacked    = 64 << 10  // a piece of at most this many bytes goes into a pack
+	MaxPatch     = 64 << 10  // bytes of a window that come from its patch
 	MaxName      = 255       // bytes in a name
 	MaxTarget    = 4095      // bytes in a symlink's target
 	MaxXattrs    = 256       // extended attributes of one inode
@@ -73,12 +74,22 @@ type Range struct{ Off, Len uint64 }
 
 // Window is the content of file bytes [Index*ChunkSize, (Index+1)*ChunkSize),
 // cut at the file's size. Its data ranges stand one behind the other in an
-// opened KindData block, from Off on. A window without data is not listed.
+// opened KindData block, from Off on; where Patch is set, some of them do not. A window without data is not listed.
 type Window struct {
 	Index uint64
 	Block cid.Cid
 	Off   uint32  // in the opened block; not 0 only in packs
 	Data  []Range // relative to the window's start, ascending, not touching, sector-aligned but for an end at the file's size; nil: the whole window
+	Patch *Patch  // nil: all of it is in Block
+}
+
+// Patch is what of a window does not come from its Block: what changed since that was written.
+type Patch struct {
+	Block cid.Cid
+	Off   uint32   // in the opened block
+	Data  []Range  // as in Window, at least one, MaxPatch bytes at most: these stand in this Block, one behind the other, also where Base has them
+	Base  []Range  // as in Window: these stand in the window's own Block; nil: all of the window's data. With Data they are just the window's data
+	Sum   [16]byte // BLAKE2b-128 of all of the window's data, one range behind the other
 }
 
 // Content says where a regular file's bytes are. What no window's data range covers is a hole and reads as zeros.
