@@ -73,7 +73,9 @@ func (p *Publisher) Publish(ctx context.Context, j Job) (Result, error) {
 //     manifest, in one transaction; this one saves the other machine the noise, and gives a clear error.)
 //  4. The manifest. After a crash the Hive may hold it and nobody here know: the next attempt signs
 //     the same bytes, which the Hive takes again.
-//  5. The caller records Result.Base. Before that the old base is still right: the attempt after a crash is 4.
+//  5. The pin is looked for. Another machine may have given it up before it could know of the manifest, where the same root was left over from an
+//     attempt of its own; one that gives it up later sees the manifest. After a crash: that machine looks again, too, or the next attempt does.
+//  6. The caller records Result.Base. Before that the old base is still right: the attempt after a crash is 4.
 func (p *Publisher) publish(ctx context.Context, j *Job, pub seal.Pubkey) (Result, cid.Cid, error) {
 	progress := &reporter{tell: j.Progress}
 	// Asking first of all spares a fenced machine the upload. That the Hive does not answer now is no reason to wait with it.
@@ -109,6 +111,9 @@ func (p *Publisher) publish(ctx context.Context, j *Job, pub seal.Pubkey) (Resul
 		return Result{}, cid.Undef, err
 	}
 	m, err := p.post(ctx, j, pub, newManifest(j, b.root, b.stats.Bytes)) // 4
+	if err == nil {
+		err = pinAgain(ctx, p.store, b.root) // 5
+	}
 	if err != nil {
 		return Result{}, cid.Undef, err
 	}
@@ -124,6 +129,18 @@ func (p *Publisher) pin(ctx context.Context, base, root cid.Cid) error {
 		}
 	}
 	return p.store.Pin(ctx, root)
+}
+
+// pinAgain pins root where it is not pinned any more.
+func pinAgain(ctx context.Context, s store.Store, root cid.Cid) error {
+	is, err := s.Pinned(ctx, root)
+	if err == nil && !is {
+		err = s.Pin(ctx, root)
+	}
+	if err != nil {
+		return fmt.Errorf("pin: %w", err)
+	}
+	return nil
 }
 
 // checkWriter returns ErrFenced where another machine is the volume's writer. None is as good as this one: the manifest takes it.

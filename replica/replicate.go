@@ -29,6 +29,17 @@ type Replicated struct {
 	Stats      CopyStats
 }
 
+// ReplicateOptions are what a Replicate can do without.
+type ReplicateOptions struct {
+	// Line is what blocks are sent over; nil: no limit.
+	Line *pace.User
+	// Pinning is called with each root before it is pinned at the second place; an error of it ends the Replicate. Whoever calls Replicate gives up the pin of a root
+	// that no manifest there comes to name.
+	Pinning func(root cid.Cid) error
+	// Progress may be nil.
+	Progress func(Progress)
+}
+
 // Replicate brings the snapshots of a volume up to the manifest last to a second place: their blocks first, then their manifests as they are,
 // signature and all, so that a machine with the key mounts from there as from the first. Of manifests whose blocks the first place
 // gave up only the manifest is posted. Where the manifest before one was removed from the first place by a purge, and the second never had it, a new manifest says the same
@@ -37,9 +48,9 @@ type Replicated struct {
 // all are the volume's manifests in the first place. Errors: ErrFenced where a machine has the volume in use from the second place,
 // ErrBehind where that has another history; those of package store and of package hive.
 //
-// Order, for each snapshot: 1 blocks and pin; 2 its manifest; 3 the second Hive's writer, which a manifest sets, is cleared: nobody
-// uses the volume from there. A crash before 2 leaves a pin that no manifest names, before 3 a writer that the next call clears.
-func Replicate(ctx context.Context, from, to Place, key seal.Privkey, all []*hive.Manifest, last *hive.Manifest, line *pace.User, tell func(Progress)) (r Replicated, err error) {
+// Order, for each snapshot: 1 Pinning, blocks and pin; 2 its manifest; 3 the pin is looked for, as in Publish; 4 the second Hive's writer, which a manifest sets, is cleared:
+// nobody uses the volume from there. A crash before 2 leaves a pin that no manifest names, before 4 a writer that the next call clears.
+func Replicate(ctx context.Context, from, to Place, key seal.Privkey, all []*hive.Manifest, last *hive.Manifest, o ReplicateOptions) (r Replicated, err error) {
 	pub := key.Public()
 	if err := to.Hive.Create(ctx, pub); err != nil {
 		return r, err
@@ -84,7 +95,11 @@ func Replicate(ctx context.Context, from, to Place, key seal.Privkey, all []*hiv
 		if err != nil {
 			return r, fmt.Errorf("generation %d: %w", m.Generation, err)
 		}
-		if err := r.snapshot(ctx, from, to, prev, root, m == last, line, tell); err != nil {
+		kept, err := isKept(ctx, from.Store, root, m == last)
+		if err == nil && kept {
+			err = r.snapshot(ctx, from, to, prev, root, o) // 1
+		}
+		if err != nil {
 			return r, fmt.Errorf("generation %d: %w", m.Generation, err)
 		}
 		prev = root
@@ -92,12 +107,16 @@ func Replicate(ctx context.Context, from, to Place, key seal.Privkey, all []*hiv
 			continue
 		}
 		m = following(m, there)
-		if _, err := to.Hive.Post(ctx, pub, m.Sign(key)); err != nil {
+		_, err = to.Hive.Post(ctx, pub, m.Sign(key)) // 2
+		if err == nil && kept {
+			err = r.snapshot(ctx, from, to, prev, root, o) // 3
+		}
+		if err != nil {
 			return r, fmt.Errorf("generation %d: %w", m.Generation, err)
 		}
 		r.Manifests++
 		there, r.Generation = m, m.Generation
-		if err := to.Hive.SetWriter(ctx, pub, nil); err != nil {
+		if err := to.Hive.SetWriter(ctx, pub, nil); err != nil { // 4
 			return r, err
 		}
 	}
@@ -165,15 +184,22 @@ func following(m, prev *hive.Manifest) *hive.Manifest {
 	return &n
 }
 
-// snapshot copies one snapshot. One that the first place does not keep any more is left out, but for the last.
-func (r *Replicated) snapshot(ctx context.Context, from, to Place, prev, root cid.Cid, last bool, line *pace.User, tell func(Progress)) error {
-	if !last {
-		kept, err := from.Store.Pinned(ctx, root)
-		if err != nil || !kept {
+// isKept tells whether a snapshot is to be copied: one that the first place does not keep any more is left out, but for the last.
+func isKept(ctx context.Context, from store.Store, root cid.Cid, last bool) (bool, error) {
+	if last {
+		return true, nil
+	}
+	return from.Pinned(ctx, root)
+}
+
+// snapshot copies one snapshot, if it is not pinned there.
+func (r *Replicated) snapshot(ctx context.Context, from, to Place, prev, root cid.Cid, o ReplicateOptions) error {
+	if o.Pinning != nil {
+		if err := o.Pinning(root); err != nil {
 			return err
 		}
 	}
-	s, err := Copy(ctx, from.Store, to.Store, prev, root, line, tell)
+	s, err := Copy(ctx, from.Store, to.Store, prev, root, o.Line, o.Progress)
 	if s.Nodes > 0 {
 		r.Snapshots++
 	}

@@ -3,6 +3,7 @@ package replica
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"testing"
 
 	"fractal-lazy/hive"
@@ -51,7 +52,7 @@ func (p *twoPlaces) replicate(from, to store.Store) (Replicated, error) {
 	p.t.Helper()
 	all, err := p.hive.All(context.Background(), p.key.Public())
 	check(p.t, err)
-	return Replicate(context.Background(), Place{from, p.hive}, Place{to, p.second.hive}, p.key, all, all[len(all)-1], nil, nil)
+	return Replicate(context.Background(), Place{from, p.hive}, Place{to, p.second.hive}, p.key, all, all[len(all)-1], ReplicateOptions{})
 }
 
 // wantAll reads the newest snapshot back from the second place, where nothing unreachable is left over.
@@ -286,4 +287,37 @@ func TestNextFor_KnowsItsOwnHistory(t *testing.T) {
 			t.Errorf("%s: %d", c.name, got)
 		}
 	}
+}
+
+// beforePost does something before each manifest.
+type beforePost struct{ do func() }
+
+func (b beforePost) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Method == http.MethodPost {
+		b.do()
+	}
+	return http.DefaultTransport.RoundTrip(r)
+}
+
+// Another machine, which was interrupted with the same snapshot, gives its pin up just before this one posts the manifest; and a collection follows.
+func TestReplicate_ThePinIsLostBeforeTheManifest(t *testing.T) {
+	p := newTwoPlaces(t, 2)
+	hits := 0
+	var err error
+	p.second.hive, err = hive.NewClient(p.second.server.URL, p.second.token, &http.Client{Transport: beforePost{func() {
+		for _, c := range p.second.blocks.CIDs() {
+			if is, err := p.second.blocks.Pinned(context.Background(), c); err == nil && is {
+				hits++
+				check(t, p.second.blocks.Unpin(context.Background(), c))
+			}
+		}
+		p.second.blocks.GC()
+	}}})
+	check(t, err)
+	_, err = p.replicate(p.blocks, p.second.blocks)
+	check(t, err)
+	if hits < 2 {
+		t.Errorf("%d pins were given up", hits)
+	}
+	p.wantAll()
 }

@@ -103,7 +103,7 @@ const importBatch = 64 << 20
 // Import reads an exported snapshot of the volume from r, brings its blocks to the block store, pins it there, and makes it known to the Hive. It is not mounted, and takes the
 // place of nothing newer: see decideImport. The volume is made before, from its key.
 //
-// Order: 1. blocks, in batches; 2. a note of the root (beginPin), and the pin, which proves that they are all there; 3. the manifest; 4. the Hive's writer, which a manifest sets, is cleared;
+// Order: 1. blocks, in batches; 2. a note of the root, and the pin, which proves that they are all there; 3. the manifest; 4. the Hive's writer, which a manifest sets, is cleared;
 // 5. the record. A crash before 2 leaves blocks that a collection may take, before 3 a pin that no manifest names, which the worker gives up, before 4 a writer: the machine of the
 // manifest, which may be another one. The same import again goes on from there, but for that: the volume is then mounted with takeover=always.
 //
@@ -143,16 +143,20 @@ func (m *Manager) importNow(ctx context.Context, v *vol, r io.Reader, p func(Pro
 	if p != nil {
 		p(Progress{Phase: "pinning", Done: file.Stats().Bytes, Total: file.Stats().Bytes})
 	}
+	at := here(file.Root.String())
+	endPin, err := v.holdPin(ctx, at) // an import before this one may have left it to be unpinned
+	if err != nil {
+		return out, err
+	}
+	defer endPin()
 	before, err := m.store.Pinned(ctx, file.Root)
 	if err != nil {
 		return out, m.storeError(err)
 	}
 	if !before { // else somebody keeps it already
-		endPin, err := v.beginPin(file.Root)
-		if err != nil {
+		if err := v.intend(func(r *record) { r.unpinLater(at) }); err != nil {
 			return out, err
 		}
-		defer endPin()
 	}
 	if err := m.store.Pin(ctx, file.Root); err != nil { // 2
 		if errors.Is(err, store.ErrNotFound) {
@@ -175,6 +179,9 @@ func (m *Manager) importNow(ctx context.Context, v *vol, r io.Reader, p func(Pro
 	}
 	stats := file.Stats()
 	mf, err := m.postImport(ctx, v, d, a, file.Manifest, stats.Bytes)
+	if err == nil {
+		err = pinAgain(ctx, m.store, file.Root.String()) // see unpin.go
+	}
 	if errors.Is(err, hive.ErrRejected) && !before { // nothing would name it
 		err = errors.Join(err, m.store.Unpin(ctx, file.Root))
 	}
@@ -343,7 +350,7 @@ func (m *Manager) postImport(ctx context.Context, v *vol, d importDecision, a an
 		return nil, err
 	}
 	return mf, v.update(func(r *record) { // 5
-		r.unpinDone(root)
+		r.unpinDone(here(root))
 		if !d.newest {
 			return
 		}

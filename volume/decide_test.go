@@ -125,6 +125,8 @@ func TestDecide_Table(t *testing.T) {
 		{"something is left pinned by a fenced one", used, func(s *situation) { s.unpin, s.fenced, s.pending = true, true, 1 }, plan{unpin: true}, 0},
 		{"pinned for what waits", rest, func(s *situation) { s.unpin, s.pending, s.retry = true, 1, now.Add(time.Second) }, plan{}, time.Second},
 		{"left pinned, and tried just now", rest, func(s *situation) { s.unpin, s.unpinAt = true, now.Add(time.Minute) }, plan{}, time.Minute},
+		{"something is left pinned at a second place", rest, func(s *situation) { s.remoteUnpin = true }, plan{remoteUnpin: true}, 0},
+		{"the same, tried just now", used, func(s *situation) { s.fenced, s.remoteUnpin, s.remoteUnpinAt = true, true, now.Add(time.Minute) }, plan{}, time.Minute},
 		{"a view", used, func(s *situation) { s.view, s.lastSnap, s.lastAsk = true, ago(time.Hour), ago(time.Hour) }, plan{}, looksAgain},
 	} {
 		s := c.from

@@ -49,6 +49,8 @@ type record struct {
 	Source string `json:"source,omitempty"`
 	// Unpin are roots that are to be unpinned unless a manifest names them: those of manifests that were removed, or are about to be, and what is being published.
 	Unpin []string `json:"unpin,omitempty"`
+	// RemoteUnpin are roots at second places, of what is being replicated there.
+	RemoteUnpin []rootAt `json:"remote_unpin,omitempty"`
 	// Snapshots are the local ones, ascending by time.
 	Snapshots  []snapRecord  `json:"snapshots,omitempty"`
 	Follow     *followRecord `json:"follow,omitempty"` // what differs from Base was fetched
@@ -205,6 +207,9 @@ func (r *record) check() error {
 	if len(r.Unpin) > maxSnapshots || slices.ContainsFunc(r.Unpin, func(s string) bool { _, err := cid.Decode(s); return err != nil }) {
 		return bad("unpin")
 	}
+	if len(r.RemoteUnpin) > maxRemoteUnpin || slices.ContainsFunc(r.RemoteUnpin, func(a rootAt) bool { return a.check() != nil }) {
+		return bad("remote_unpin")
+	}
 	if len(r.Snapshots) > maxSnapshots {
 		return bad("too many snapshots")
 	}
@@ -241,6 +246,14 @@ func (b *baseRecord) check() error {
 	return nil
 }
 
+func (a rootAt) check() error {
+	if a.Remote == "" || len(a.Remote) > maxRemoteName {
+		return errRecord
+	}
+	_, err := cid.Decode(a.Root)
+	return err
+}
+
 // check passes where there is none.
 func (o *originRecord) check() error {
 	switch {
@@ -264,7 +277,7 @@ func isUUID(s string) bool {
 // clone returns a copy that shares nothing that is changed in place.
 func (r *record) clone() record {
 	c := *r
-	c.Snapshots, c.Unpin = slices.Clone(r.Snapshots), slices.Clone(r.Unpin)
+	c.Snapshots, c.Unpin, c.RemoteUnpin = slices.Clone(r.Snapshots), slices.Clone(r.Unpin), slices.Clone(r.RemoteUnpin)
 	return c
 }
 

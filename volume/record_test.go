@@ -61,17 +61,19 @@ func TestRecord_RefusesWhatItCannotTrust(t *testing.T) {
 	text := string(golden)
 	for what, b := range map[string]string{
 		"empty": "", "null": "null", "cut": text[:len(text)/2], "trailing": text + "{}",
-		"version":       strings.Replace(text, `"version": 1`, `"version": 9`, 1),
-		"other version": strings.Replace(text, `"version": 1`, `"version": 2`, 1),
-		"unknown field": strings.Replace(text, `"known"`, `"unknown"`, 1),
-		"name":          strings.Replace(text, `"name": "db"`, `"name": "../db"`, 1),
-		"key":           strings.Replace(text, `"key": "CHmZ`, `"key": "CHm`, 1),
-		"option":        strings.Replace(text, "60s", "1ms", 1),
-		"path in an id": strings.Replace(text, `"id": "22222222-2222-4222-8222-222222222222"`, `"id": "../../../../etc"`, 1),
-		"kind":          strings.Replace(text, `"kind": "pending"`, `"kind": "other"`, 1),
-		"base":          strings.Replace(text, "bafyrei", "bafyrej!", 1),
-		"local":         strings.Replace(text, `"local": "11111111`, `"local": "/1111111`, 1),
-		"long":          text + strings.Repeat(" ", maxRecord),
+		"version":             strings.Replace(text, `"version": 1`, `"version": 9`, 1),
+		"other version":       strings.Replace(text, `"version": 1`, `"version": 2`, 1),
+		"unknown field":       strings.Replace(text, `"known"`, `"unknown"`, 1),
+		"name":                strings.Replace(text, `"name": "db"`, `"name": "../db"`, 1),
+		"key":                 strings.Replace(text, `"key": "CHmZ`, `"key": "CHm`, 1),
+		"option":              strings.Replace(text, "60s", "1ms", 1),
+		"path in an id":       strings.Replace(text, `"id": "22222222-2222-4222-8222-222222222222"`, `"id": "../../../../etc"`, 1),
+		"kind":                strings.Replace(text, `"kind": "pending"`, `"kind": "other"`, 1),
+		"base":                strings.Replace(text, "bafyrei", "bafyrej!", 1),
+		"local":               strings.Replace(text, `"local": "11111111`, `"local": "/1111111`, 1),
+		"a root at no remote": strings.Replace(text, `"saved_gen": 100,`, `"saved_gen": 100, "remote_unpin": [{"remote": "", "root": "bafyreietqq7dmwt27kkpers6lywj76hjzh65quxhfmjp6pmar33smhvzx4"}],`, 1),
+		"no root at a remote": strings.Replace(text, `"saved_gen": 100,`, `"saved_gen": 100, "remote_unpin": [{"remote": "nas", "root": "x"}],`, 1),
+		"long":                text + strings.Repeat(" ", maxRecord),
 	} {
 		_, _, err := decodeRecord([]byte(b))
 		if !errors.Is(err, errRecord) {

@@ -56,6 +56,13 @@ func (m *Manager) Remove(ctx context.Context, name string, force bool) error {
 			m.logger(v, "remove").Warn().Err(err).Msg("something stays pinned that no snapshot has")
 		}
 	}
+	if len(v.record().RemoteUnpin) > 0 {
+		ask, cancel := context.WithTimeout(ctx, askTimeout)
+		defer cancel()
+		if err := m.unpinRemote(ask, v); err != nil {
+			m.logger(v, "remove").Warn().Err(err).Msg("something stays pinned at a second place that no snapshot there has")
+		}
+	}
 	return m.bury(v)
 }
 

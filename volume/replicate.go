@@ -8,6 +8,8 @@ import (
 
 	"fractal-lazy/hive"
 	"fractal-lazy/replica"
+
+	"github.com/ipfs/go-cid"
 )
 
 // Remote is a second place for snapshots, open.
@@ -93,14 +95,23 @@ func (m *Manager) replicate(ctx context.Context, v *vol, text, remote string, p 
 	if to.Close != nil {
 		defer to.Close()
 	}
-	r, err = replica.Replicate(ctx, replica.Place{Store: m.store, Hive: m.d.Hive}, to.Place, v.key, all, last, m.up.User(nil), func(rp replica.Progress) {
-		if p != nil {
-			p(Progress{Phase: rp.Phase, Done: rp.BytesUploaded})
-		}
+	pins := remotePins{v: v, remote: remote, end: func() {}}
+	r, err = replica.Replicate(ctx, replica.Place{Store: m.store, Hive: m.d.Hive}, to.Place, v.key, all, last, replica.ReplicateOptions{
+		Line: m.up.User(nil), Pinning: func(root cid.Cid) error { return pins.begin(ctx, root) },
+		Progress: func(rp replica.Progress) {
+			if p != nil {
+				p(Progress{Phase: rp.Phase, Done: rp.BytesUploaded})
+			}
+		},
 	})
-	switch {
-	case err == nil:
+	pins.end()
+	if err == nil {
+		if err := m.unpinAt(ctx, v, remote, to.Place); err != nil {
+			m.logger(v, "replicate").Warn().Err(err).Str("remote", remote).Msg("something stays pinned there that no snapshot has; it is tried again")
+		}
 		return r, nil
+	}
+	switch {
 	case isAny(err, replica.ErrFenced, replica.ErrBehind):
 		return r, fmt.Errorf("%w: %w", ErrHeld, err)
 	case to.Explain != nil:

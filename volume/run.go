@@ -96,6 +96,8 @@ func (m *Manager) situation(v *vol, now time.Time) situation {
 		pending: v.rec.count(kindPending), hive: m.d.Hive != nil, asked: v.asked, interval: v.set.interval,
 		waits: v.waitsLocked(), lastSnap: v.lastSnap, lastAsk: v.lastAsk, retry: v.retry.until,
 		unpin: len(v.rec.Unpin) > 0, unpinAt: v.unpinAt,
+		remoteUnpin:   slices.ContainsFunc(v.rec.RemoteUnpin, func(at rootAt) bool { return v.pinning[at] == 0 }),
+		remoteUnpinAt: v.remoteUnpinAt,
 	}
 }
 
@@ -114,6 +116,9 @@ func (m *Manager) startWork(ctx context.Context, v *vol, p plan) {
 	ok := m.background(func(life context.Context) {
 		stop := context.AfterFunc(life, cancel)
 		m.doWork(ctx, v, p)
+		if p.remoteUnpin { // last: a second place that does not answer keeps nothing waiting
+			m.workAtRemotes(ctx, v)
+		}
 		stop()
 		cancel()
 		v.mutate(func() { v.work = nil })

@@ -38,6 +38,8 @@ const (
 	checkEvery = time.Minute
 	// unpinEvery is the time between tries to unpin what is left, each of which asks the Hive for all manifests.
 	unpinEvery = 10 * time.Minute
+	// remoteUnpinEvery is the same for second places, which may be away for long.
+	remoteUnpinEvery = time.Hour
 	// looksAgain is when a volume is looked at that waits for nothing.
 	looksAgain = time.Hour
 )
@@ -67,6 +69,9 @@ type situation struct {
 	retry    time.Time // not before, after a failed upload
 	unpin    bool      // roots are left to be unpinned
 	unpinAt  time.Time // not before, after a try
+
+	remoteUnpin   bool // roots are left to be unpinned at a second place
+	remoteUnpinAt time.Time
 }
 
 // plan is what the worker is to do, in the order of its fields.
@@ -77,12 +82,15 @@ type plan struct {
 	publish  bool
 	release  bool
 	unpin    bool // what an interrupted publication or purge left pinned
-	why      string
-	next     time.Time // when to look again, where nothing is to be done
+
+	remoteUnpin bool // what an interrupted replication left pinned
+
+	why  string
+	next time.Time // when to look again, where nothing is to be done
 }
 
 func (p *plan) any() bool {
-	return p.takeDown || p.snapshot || p.ask || p.publish || p.release || p.unpin
+	return p.takeDown || p.snapshot || p.ask || p.publish || p.release || p.unpin || p.remoteUnpin
 }
 
 // decide says what a volume needs now. It is a pure function.
@@ -115,6 +123,10 @@ func decide(s situation) (p plan) {
 	if s.unpin && s.hive && (s.pending == 0 || s.fenced) && due(s.unpinAt) {
 		p.unpin = true
 		note("something is pinned that no snapshot has")
+	}
+	if s.remoteUnpin && due(s.remoteUnpinAt) {
+		p.remoteUnpin = true
+		note("something is pinned at a second place that no snapshot there has")
 	}
 	if s.closing || s.view || s.fenced {
 		return p

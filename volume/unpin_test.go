@@ -33,7 +33,7 @@ func TestUnpin_WhatWasPinnedAndNeverPublished(t *testing.T) {
 		v, err := a.lookup("db")
 		must(t, err)
 		root := w.pinned("a root")
-		end, err := v.beginPin(root)
+		end, err := v.beginPin(ctx(t), here(root.String()))
 		must(t, err)
 		if fenced {
 			b := w.machine("b")
@@ -86,7 +86,7 @@ func TestUnpin_KeepsWhatAManifestNames(t *testing.T) {
 	}
 	root, err := cid.Decode(v.record().Base.Root)
 	must(t, err)
-	end, err := v.beginPin(root)
+	end, err := v.beginPin(ctx(t), here(root.String()))
 	must(t, err)
 	end()
 	must(t, v.enter(ctx(t), stepPurge))

@@ -69,11 +69,13 @@ type vol struct {
 	problem  string // why the last upload failed
 	snapWhy  string // why the last interval snapshot failed
 	follow   *following
-	// pinning counts who pins a root for a manifest that is to come; unpinning is the root that is being unpinned. No root is both.
-	pinning   map[string]int
-	unpinning string
+	// pinning counts who pins a root for a manifest that is to come; unpinning are those that are being unpinned. No root is both.
+	pinning   map[rootAt]int
+	unpinning map[rootAt]bool
 	unpinAt   time.Time // when what is left to be unpinned is tried again
-	leftOut   string    // what the last snapshot of a direct mount does not hold
+	// remoteUnpinAt is the same for what is left at second places.
+	remoteUnpinAt time.Time
+	leftOut       string // what the last snapshot of a direct mount does not hold
 }
 
 // prep is one try at mounting, shared by all who wait for it.

@@ -149,7 +149,7 @@ func (m *Manager) publish(ctx context.Context, v *vol, s snapRecord) error {
 		Volume: v.name, Key: v.key, Machine: m.id(), Snapshot: v.snap(s.ID), Created: s.Created, Base: base, Source: source,
 		ChunkSize: v.set.chunkSize, Compression: v.set.compression, Working: v.working(), Line: m.up.User(v.hurries),
 		Pinning: func(root cid.Cid) error {
-			end, err := v.beginPin(root)
+			end, err := v.beginPin(ctx, here(root.String()))
 			if err == nil {
 				endPin = end
 			}
@@ -238,7 +238,7 @@ func (m *Manager) published(v *vol, s snapRecord, res replica.Result, dir *wire.
 		}
 		r.Base, r.SavedGen, r.Known = b, s.Gen, true
 		r.Source = ""
-		r.unpinDone(b.Root)
+		r.unpinDone(here(b.Root))
 		r.see(b.Generation, b.Hash)
 		r.Replicated = &s.Created
 		r.Totals.BytesTotal, r.Totals.FilesTotal = dir.Bytes, dir.Files

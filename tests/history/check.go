@@ -227,35 +227,22 @@ func (h *history) finish() error {
 	if err := h.settle(); err != nil {
 		return err
 	}
-	for _, p := range []*place{h.near, h.far} {
-		if err := p.collect(context.Background()); err != nil {
-			return err
-		}
-	}
-	h.t.collections++
-	// What an interrupted purge or publication left pinned is given up by the machine that began it, in its own time.
+	// What an interrupted purge, publication or replication left pinned is given up by the machine that began it, in its own time.
 	for end := time.Now().Add(restLimit); ; time.Sleep(100 * time.Millisecond) {
-		err := h.reachable(h.near, h.neededNear(), true)
+		err := h.collected()
 		if err == nil {
 			break
 		}
 		if errors.Is(err, errGone) || time.Now().After(end) {
 			return err
 		}
-		err = errors.Join(h.pass(time.Hour), h.near.collect(context.Background()))
+		err = h.pass(time.Hour)
 		for _, m := range h.machines {
 			err = errors.Join(err, m.stop(), m.start())
 		}
 		if err != nil {
 			return err
 		}
-	}
-	needed, err := h.neededFar()
-	if err != nil {
-		return err
-	}
-	if err := h.reachable(h.far, needed, true); err != nil {
-		return fmt.Errorf("second place: %w", err)
 	}
 	// A machine that has never seen anything but the keys.
 	fresh, err := newMachine(h.dir, "fresh", h.clock, h.near, h.far)
@@ -292,6 +279,27 @@ func (h *history) finish() error {
 		}
 	}
 	return h.look()
+}
+
+// collected collects at both places, and holds what they have then against what their manifests reach.
+func (h *history) collected() error {
+	h.t.collections++
+	for _, p := range []*place{h.near, h.far} {
+		if err := p.collect(context.Background()); err != nil {
+			return err
+		}
+	}
+	needed, err := h.neededFar()
+	if err != nil {
+		return err
+	}
+	if err := h.reachable(h.near, h.neededNear(), true); err != nil {
+		return err
+	}
+	if err := h.reachable(h.far, needed, true); err != nil {
+		return fmt.Errorf("second place: %w", err)
+	}
+	return nil
 }
 
 func sortedLocals(c *instance) (all []*local) {

@@ -261,6 +261,9 @@ func (h *history) lookRemote(v *vol, all []*hive.Manifest) error {
 		if v.mayGo[hash] == "" {
 			return fmt.Errorf("%w: generation %d is gone", errWrong, p.generation)
 		}
+		if last == nil || last.Generation < p.generation {
+			return fmt.Errorf("%w: generation %d is gone (%s), which was the newest", errWrong, p.generation, v.mayGo[hash])
+		}
 		delete(v.remote, hash)
 		v.past[hash] = p
 	}

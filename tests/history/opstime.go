@@ -281,11 +281,16 @@ func (h *history) purge(m *machine, v *vol, c *instance) (bool, error) {
 			clear(v.mayGo)
 		}
 	}()
-	remote := false
+	remote, planned, was := false, map[string]bool{}, v.newest()
 	for _, d := range plan.Decisions {
 		if !d.Remove {
+			// What is published meanwhile sets free what was the newest.
+			if d.Where == volume.WhereNetwork && was != nil && d.Snapshot.Hash == was.hash && h.time().Sub(d.Snapshot.Created).Seconds() >= float64(patterns[text])-10 {
+				v.mayGo[d.Snapshot.Hash] = "purge"
+			}
 			continue
 		}
+		planned[d.Snapshot.Hash] = true
 		if err := h.mayRemove(v, d, patterns[text]); err != nil {
 			return true, err
 		}
@@ -322,6 +327,11 @@ func (h *history) purge(m *machine, v *vol, c *instance) (bool, error) {
 		return true, h.look()
 	}
 	h.result("%d removed", res.Removed)
+	for hash, p := range v.past {
+		if v.mayGo[hash] != "" && !planned[hash] && !slices.ContainsFunc(res.Decisions, func(d volume.PurgeDecision) bool { return d.Remove && d.Snapshot.Hash == hash }) {
+			return true, fmt.Errorf("%w: generation %d was removed, which it did not say", errWrong, p.generation)
+		}
+	}
 	for _, d := range res.Decisions {
 		if d.Remove && d.Error == "" && d.Where == volume.WhereNetwork && v.remote[d.Snapshot.Hash] != nil {
 			return true, fmt.Errorf("%w: generation %d was removed, and is still there", errWrong, d.Snapshot.Generation)
