@@ -150,6 +150,7 @@ func TestRun_ComposeFileOfTheDocs(t *testing.T) {
 	}
 	t.Cleanup(func() { compose("down", "-t", "0"); e.forget(t, "app_files") })
 	compose("up", "-d")
+	compose("up", "-d") // it looks whether the volume that is there is the one that the file describes
 	eventually(t, 30*time.Second, func() error {
 		out, err := e.try("exec", "app_reader_1", "cat", "/files/f")
 		if err == nil && out != "from the writer" {
