@@ -81,7 +81,7 @@ func TestLoad_NamesSettingSourceAndExampleOfEveryFault(t *testing.T) {
 		{"token", " ", "is empty"},
 		{"token", "hunter2\nX-Evil: 1", "no HTTP header can carry"},
 		{"token", strings.Repeat("hunter2", 1000), "longer than 4096 bytes"},
-		{"token", "@/does/not/exist", "no such file"},
+		{"token", "@/does/not/exist", "no such file or directory; of the host a managed plugin sees its state folder alone"},
 		{"interval", "soon", `"soon" is not a duration`},
 		{"interval", "60ms", "60ms is shorter than 1s"},
 		{"interval", "-5s", "shorter than"},

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/url"
 	"os"
@@ -177,6 +178,9 @@ const maxToken = 4096
 func setToken(into *Token, v string) error {
 	if file, ok := strings.CutPrefix(v, "@"); ok {
 		f, err := os.Open(file)
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%w; of the host a managed plugin sees its state folder alone, as %s", err, DefaultRoot)
+		}
 		if err != nil {
 			return err
 		}
