@@ -46,7 +46,7 @@ test: deps build
 
 ## test-docker: the plugin in real Docker engines, which the tests start for themselves
 test-docker:
-	@.ci/install docker.io busybox-static iproute2 docker-registry docker-compose
+	@.ci/install docker.io busybox-static iproute2 docker-registry docker-compose qemu-user-static
 	$(GO) test -json -tags docker -count=1 -timeout $(TESTTIMEOUT) $(TESTFLAGS) ./tests/docker | $(GO) run .ci/summary.go $(if $(SUMMARY),-file $(SUMMARY))
 
 # What CI runs of it: the plugin made and enabled, volumes used and removed, kept through disable and enable, moved to another engine, and the worker and the plugin killed.

@@ -72,16 +72,28 @@ func (l *live) settle(b *bind) {
 	close(l.done)
 }
 
-// adopt takes over the direct mount of a daemon before this one, in which
-// containers go on: it needs no daemon. False: there is none, or nobody uses it.
+// adopt takes over the direct mount of a daemon before this one, in which containers go on: it needs no daemon. False: there is none, or nobody uses it.
+//
+// Docker takes the place of a mount away when it disables the plugin, and the containers' own mounts stay: then a new bind is put there.
 func (m *Manager) adopt(v *vol, ids idsRecord) bool {
 	path := filepath.Join(m.o.Mounts, v.name)
-	if !v.set.direct || !v.has(v.data()) || !isBound(v.data(), path) {
+	if !v.set.direct || !v.has(v.data()) {
+		return false
+	}
+	bound := isBound(v.data(), path)
+	if !bound && !ids.Direct {
 		return false
 	}
 	log := m.logger(v, "open")
 	if ids.Boot == m.boot && len(ids.IDs) > 0 && len(ids.IDs) <= maxIDs {
-		l, err := m.openBound(v, path)
+		var err error
+		if !bound {
+			err = bindAgain(v, path)
+		}
+		var l *live
+		if err == nil {
+			l, err = m.openBound(v, path)
+		}
 		if err == nil {
 			v.mutate(func() {
 				for _, id := range ids.IDs {
@@ -89,7 +101,7 @@ func (m *Manager) adopt(v *vol, ids idsRecord) bool {
 				}
 				v.live, v.since = l, m.now()
 			})
-			log.Info().Strs("ids", ids.IDs).Msg("took over the direct mount of the daemon before this one")
+			log.Info().Strs("ids", ids.IDs).Bool("again", !bound).Msg("took over the direct mount of the daemon before this one")
 			return true
 		}
 		log.Error().Err(err).Msg("cannot take over the direct mount of the daemon before this one: who uses it goes on, and what it writes is published after the next mount")
@@ -105,6 +117,14 @@ func (m *Manager) adopt(v *vol, ids idsRecord) bool {
 		log.Warn().Err(err).Msg("mount point stays behind")
 	}
 	return false
+}
+
+// bindAgain puts a bind of the volume in the place of one that is gone.
+func bindAgain(v *vol, path string) error {
+	if err := mountFolder(path); err != nil {
+		return err
+	}
+	return BindSubvolume(v.data(), path, v.isView())
 }
 
 // openBound opens what belongs to a direct mount that is in place.

@@ -269,6 +269,69 @@ func TestDirect_MountOfAKilledDaemonIsTakenOver(t *testing.T) {
 	a.unmount("db", "1")
 }
 
+// Docker takes the mount's place away when it disables the plugin. Who uses the volume has it still, and goes on: it is not given back, and stays published.
+func TestDirect_PlaceThatWasTakenAwayIsFilledAgain(t *testing.T) {
+	w := newWorld(t)
+	a := w.machine("a")
+	a.unbind("db")
+	a.create("db", "mount=direct")
+	dir := a.mount("db", "1")
+	h := hold(t, filepath.Join(dir, "log"))
+	h.write("one")
+	must(t, a.Close(ctx(t)))
+	a.vanish()
+	must(t, unix.Unmount(dir, unix.MNT_DETACH))
+	must(t, os.Remove(dir))
+	h.write("two")
+
+	a = w.machine("a")
+	a.unbind("db")
+	if i := a.mountedAs("db", mountDirect); len(i.Mounts) != 1 || i.Mountpoint != dir || i.State != StateComplete {
+		t.Fatalf("%+v", i)
+	}
+	if got := a.writer("db"); got == nil || *got != a.id() {
+		t.Fatalf("the writer was given back under who uses the volume: %v", got)
+	}
+	h.write("three")
+	wantFile(t, filepath.Join(dir, "log"), "one\ntwo\nthree\n")
+	if _, err := a.Restore(ctx(t), "db", "1"); !errors.Is(err, ErrInUse) {
+		t.Fatalf("a restore under who uses the volume: %v", err)
+	}
+	if s := a.flush("db"); s.Generation != 2 {
+		t.Fatalf("%+v", s)
+	}
+	h.end()
+	a.unmount("db", "1")
+	a.released("db")
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Fatalf("mount point stays: %v", err)
+	}
+	// And one that was unmounted is not.
+	a.vanish()
+	a = w.machine("a")
+	if i := a.mountedAs("db", ""); len(i.Mounts) != 0 {
+		t.Fatalf("%+v", i)
+	}
+}
+
+// A mount by FUSE of the same option dies with its daemon: there is nothing to go on with.
+func TestDirect_DeadMountByFUSEIsNotTakenOver(t *testing.T) {
+	w := newWorld(t)
+	a := w.machine("a")
+	a.create("db", "mount=direct")
+	dir := a.mount("db", "1")
+	shell(t, `mkdir "$1"`, filepath.Join(dir, fusefs.HiddenName))
+	a.unmount("db", "1")
+	a.released("db")
+	a.mount("db", "1")
+	a.mountedAs("db", mountFUSE)
+	a.vanish()
+	a = w.machine("a")
+	if i := a.mountedAs("db", ""); len(i.Mounts) != 0 {
+		t.Fatalf("%+v", i)
+	}
+}
+
 func TestDirect_UnmountWaitsForWhoUsesIt(t *testing.T) {
 	w := newWorld(t)
 	a := w.machine("a")

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"fractal-lazy/backing"
@@ -30,10 +32,10 @@ func (m *Manager) Remove(ctx context.Context, name string, force bool) error {
 	}
 	defer v.leave()
 	v.mu.Lock()
-	used := v.live != nil || v.prep != nil
+	used, ids := v.live != nil || v.prep != nil, slices.Sorted(maps.Keys(v.ids))
 	v.mu.Unlock()
 	if used {
-		return v.wrap(fmt.Errorf("%w: unmount it first", ErrInUse))
+		return v.wrap(fmt.Errorf("%w: unmount it first%s", ErrInUse, usedFor(v.name, ids)))
 	}
 	if c := m.clonesOf(v); len(c) > 0 && !v.isView() {
 		return v.wrap(fmt.Errorf("%w: its clone %s still takes content from it: fetch that first (`fractal-lazy hydrate --wait %s`), or remove the clone",
@@ -64,6 +66,14 @@ func (m *Manager) Remove(ctx context.Context, name string, force bool) error {
 		}
 	}
 	return m.bury(v)
+}
+
+// usedFor names one of the users, and what to do about one that could not say that it ended.
+func usedFor(name string, ids []string) string {
+	if len(ids) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; a user that ended and could not say so is taken away by `fractal-lazy volume umount --id %s %s`", ids[0], name)
 }
 
 // bury moves a volume to the trash.

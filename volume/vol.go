@@ -204,6 +204,7 @@ type idsRecord struct {
 	Version int      `json:"version"`
 	Boot    string   `json:"boot"`
 	IDs     []string `json:"ids"`
+	Direct  bool     `json:"direct,omitempty"` // the mount is a bind of the subvolume, which needs no daemon
 }
 
 // Bounds of mount ids.
@@ -218,12 +219,12 @@ func (v *vol) saveIDs(boot string) error {
 	defer v.saveMu.Unlock()
 	v.mu.Lock()
 	ids := slices.Sorted(maps.Keys(v.ids))
-	gone := v.gone
+	gone, direct := v.gone, v.live != nil && v.live.how == mountDirect
 	v.mu.Unlock()
 	if gone {
 		return nil
 	}
-	b, err := json.Marshal(idsRecord{Version: 1, Boot: boot, IDs: ids})
+	b, err := json.Marshal(idsRecord{Version: 1, Boot: boot, IDs: ids, Direct: direct})
 	if err == nil {
 		err = writeFile(v.idsFile(), append(b, '\n'))
 	}

@@ -43,7 +43,7 @@ func runParent() int {
 	short := os.Getenv(envShort) != ""
 	programs := []string{"docker", "dockerd", "containerd", "runc", "busybox", "ip", "nsenter", "mkfs.btrfs"}
 	if !short {
-		programs = append(programs, "docker-registry", "docker-compose")
+		programs = append(programs, "docker-registry", "docker-compose", "qemu-aarch64-static")
 	}
 	for _, program := range programs {
 		_, err := exec.LookPath(program)
