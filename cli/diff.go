@@ -14,17 +14,21 @@ import (
 
 func (a *app) diffCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "diff VOLUME SNAPSHOT [SNAPSHOT]",
+		Use:   "diff VOLUME SNAPSHOT [SNAPSHOT|now]",
 		Short: "Show what changed between two snapshots",
-		Long: `Shows what changed from one published snapshot to another, or to the newest: a line for each name, with how much of its data differs at most. It is found from the trees
+		Long: `Shows what changed from one snapshot to another, or to the newest: a line for each name, with how much of its data differs at most. It is found from the trees
 alone: no content is fetched, and what both have is not looked at. A directory that came or went stands for all that is in it; a name that was changed is one that went and one that came.
+
+"now" is what the volume holds at the moment. That, and a snapshot that is on this machine alone, may be compared like any other, also in a volume that is never uploaded: the kernel says
+what changed. Where both are on this machine, nobody else is asked.
 
   +  added        M  other content         A  other owner, mode, times, attributes or links
   -  removed      T  of another type       =  the same, as far as can be told: a small file that is packed beside others now
 
 ` + snapshotHelp,
 		Example: `  fractal-lazy diff db 11 12
-  fractal-lazy diff db '2026-01-31 12:00'`,
+  fractal-lazy diff db '2026-01-31 12:00'
+  fractal-lazy diff db 12 now`,
 		Args:              cobra.RangeArgs(2, 3),
 		ValidArgsFunction: a.completeVolumes,
 		RunE: func(c *cobra.Command, args []string) error {

@@ -110,6 +110,8 @@ func dash(s string) string {
 func told(s volume.SnapshotInfo) string {
 	at := s.Created.UTC().Format(time.RFC3339)
 	switch {
+	case s.Note == volume.NotePresent:
+		return "what is there now"
 	case s.Remote:
 		return fmt.Sprintf("generation %d of %s", s.Generation, at)
 	case s.ID != "":

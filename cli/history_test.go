@@ -58,6 +58,8 @@ func TestCommands_TimeMachine(t *testing.T) {
 	a.run("diff", "db", "1", "2").want(t, ExitOK, `M file   "/file"`, "1 changes from generation 1")
 	a.run("diff", "db", "2", "2").want(t, ExitOK, "0 changes")
 	a.run("diff", "db", "2", "99").want(t, ExitUnknown, "no such snapshot")
+	a.run("diff", "db", "2", "now").want(t, ExitOK, "0 changes from generation 2", "to what is there now")
+	a.run("diff", "db", "1", "now").want(t, ExitOK, `M file   "/file"`, "1 changes from generation 1")
 	if r := decode[struct {
 		Changes []volume.Change
 		Result  volume.DiffResult
@@ -94,4 +96,29 @@ func TestCommands_TimeMachine(t *testing.T) {
 	}
 	a.run("rm", "db", "1").want(t, ExitUnknown)
 	a.run("snapshots", "--local", "db").want(t, ExitOK, "TIME", "WHERE")
+}
+
+// TestCommands_DiffWithoutAHive compares in a volume that never uploads.
+func TestCommands_DiffWithoutAHive(t *testing.T) {
+	a := startDevice(t, nil, "--interval", "off")
+	a.run("volume", "create", "db").want(t, ExitOK)
+	path := a.mounted(t, "db")
+	must(t, os.WriteFile(filepath.Join(path, "file"), []byte("one"), 0o644))
+	first := decode[volume.SnapshotInfo](t, a.run("snapshot", "db", "--json").want(t, ExitOK))
+	must(t, os.WriteFile(filepath.Join(path, "file"), []byte("three"), 0o644))
+	must(t, os.Mkdir(filepath.Join(path, "dir"), 0o755))
+	want := []string{`+ dir    "/dir"  0 B, 0 files`, `M file   "/file"  5 B`, "3 changes from snapshot " + first.Local}
+	a.run("diff", "db", first.Local, "now").want(t, ExitOK, append(want, "to what is there now")...)
+	second := decode[volume.SnapshotInfo](t, a.run("snapshot", "db", "--json").want(t, ExitOK))
+	a.run("diff", "db", first.Local, second.Local[:8]).want(t, ExitOK, append(want, "to snapshot "+second.Local)...)
+	a.run("diff", "db", first.Local).want(t, ExitOK, append(want, "to snapshot "+second.Local)...)
+	a.run("diff", "db", "1", "now").want(t, ExitUnknown, "no such snapshot")
+	type document struct {
+		Changes []volume.Change   `json:"changes"`
+		Result  volume.DiffResult `json:"result"`
+	}
+	d := decode[document](t, a.run("diff", "db", first.Local, "now", "--json").want(t, ExitOK))
+	if len(d.Changes) != 3 || d.Result.Changes != 3 || d.Result.To.Note != volume.NotePresent || d.Changes[2].Path != "/file" || d.Changes[2].Bytes != 5 {
+		t.Errorf("%+v", d)
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
 	"fractal-lazy/backing"
@@ -48,74 +49,22 @@ func ofStore(err error) bool {
 
 // buildOnce is one try. After an error, way is that of the try.
 func (p *Publisher) buildOnce(ctx context.Context, j *Job, progress *reporter, walkOnly bool) (built, error) {
-	info, err := backing.Info(j.Snapshot)
-	if err != nil {
-		return built{}, err
-	}
-	if !info.Readonly {
-		return built{}, fmt.Errorf("%s: %w", j.Snapshot, ErrWritable)
-	}
-	tree, err := backing.OpenTree(j.Snapshot)
-	if err != nil {
-		return built{}, err
-	}
-	defer tree.Close()
-
 	sealer := j.Key.Sealer()
-	w := &walker{tree: tree, reader: snapshot.NewReader(p.nodes, sealer), log: p.log.With().Str("volume", j.Volume).Logger()}
-	source, err := mark.GetSource(mark.FD(tree.RootFD()))
+	pl, err := p.plan(ctx, j, p.nodes, nil, walkOnly)
+	b := built{chunkSize: pl.opt.ChunkSize, way: pl.way}
 	if err != nil {
-		return built{}, err
+		return b, err
 	}
-	w.foreign = source != nil && source.Pubkey != [32]byte(j.Key.Public())
-	opt := snapshot.Options{ChunkSize: j.chunkSize(), Compression: j.Compression, Progress: progress.read}
-	base, done, err := p.openBase(ctx, j, w, sealer, &opt)
-	if err != nil {
-		return built{}, fmt.Errorf("read the base: %w", err)
+	defer pl.close()
+	if pl.same {
+		b.root = j.source().Root
+		return b, nil
 	}
-	defer done()
-	if opt.Unsure = base == nil; base != nil {
-		opt.Features = base.Features
-	}
-
-	b := built{chunkSize: opt.ChunkSize, way: WayWalk}
-	var root snapshot.Node
-	set, err := p.changesOf(ctx, j, w, &info, walkOnly)
-	if err != nil {
-		return built{}, err
-	}
-	if set != nil {
-		b.way = WayChanges
-		if set.none() && base.ChunkSize == opt.ChunkSize {
-			b.root = j.source().Root
-			return b, nil
-		}
-		patch, err := newPatcher(w, w.origin.tree, base.Dir, set)
-		if err != nil {
-			return b, err
-		}
-		defer patch.close()
-		patch.whole = p.whole
-		if root, err = patch.root(ctx); err != nil {
-			return b, err
-		}
-	} else {
-		was := counterpart{}
-		if base != nil {
-			was.ref = &base.Dir
-		}
-		if w.origin != nil {
-			was.ino = backing.RootIno
-		}
-		if root, err = w.root(was); err != nil {
-			return b, err
-		}
-	}
-
 	up := newUploader(ctx, p.store, !j.Base.Root.Defined() && !j.source().Root.Defined(), j.Line, progress.sent)
 	defer up.Abort()
-	opt.Trace = workingSet(j, tree, &info, base, sentFirst{p.nodes, up}, sealer)
-	if b.root, _, b.stats, err = snapshot.Build(ctx, root, &cachingSink{up, p.nodes}, sealer, opt); err != nil {
+	pl.opt.Progress = progress.read
+	pl.opt.Trace = workingSet(j, pl.tree, &pl.info, pl.base, sentFirst{p.nodes, up}, sealer)
+	if b.root, _, b.stats, err = snapshot.Build(ctx, pl.root, &cachingSink{up, p.nodes}, sealer, pl.opt); err != nil {
 		return b, err
 	}
 	progress.phase("upload")
@@ -123,6 +72,101 @@ func (p *Publisher) buildOnce(ctx context.Context, j *Job, progress *reporter, w
 		return b, fmt.Errorf("upload: %w", err)
 	}
 	return b, nil
+}
+
+// plan is a tree that is ready to be built.
+type plan struct {
+	tree *backing.Tree
+	info backing.Subvolume
+	base *wire.Root // nil: there is nothing to take from
+	root snapshot.Node
+	opt  snapshot.Options
+	way  Way
+	same bool // nothing changed since the base
+
+	open []func()
+}
+
+// close frees what the plan holds.
+func (pl *plan) close() {
+	for _, f := range slices.Backward(pl.open) {
+		f()
+	}
+	pl.open = nil
+}
+
+// plan finds out what of the snapshot is taken from where; nodes are read from get. out, where set, makes an outline of it. After an error, which frees it, way is
+// that of the try.
+func (p *Publisher) plan(ctx context.Context, j *Job, get snapshot.Getter, out *outliner, walkOnly bool) (pl *plan, err error) {
+	pl = &plan{}
+	defer func() {
+		if err != nil {
+			pl.close()
+		}
+	}()
+	if pl.info, err = backing.Info(j.Snapshot); err != nil {
+		return pl, err
+	}
+	if !pl.info.Readonly {
+		return pl, fmt.Errorf("%s: %w", j.Snapshot, ErrWritable)
+	}
+	if pl.tree, err = backing.OpenTree(j.Snapshot); err != nil {
+		return pl, err
+	}
+	pl.open = append(pl.open, func() { pl.tree.Close() })
+
+	sealer := j.Key.Sealer()
+	w := &walker{tree: pl.tree, reader: snapshot.NewReader(get, sealer), log: p.log.With().Str("volume", j.Volume).Logger(), out: out}
+	source, err := mark.GetSource(mark.FD(pl.tree.RootFD()))
+	if err != nil {
+		return pl, err
+	}
+	w.foreign = source != nil && source.Pubkey != [32]byte(j.Key.Public())
+	pl.opt = snapshot.Options{ChunkSize: j.chunkSize(), Compression: j.Compression}
+	base, done, err := p.openBase(ctx, j, w, get, sealer, &pl.opt)
+	if err != nil {
+		return pl, fmt.Errorf("read the base: %w", err)
+	}
+	pl.base, pl.open = base, append(pl.open, done)
+	if pl.opt.Unsure = base == nil; base != nil {
+		pl.opt.Features = base.Features
+	}
+	if out != nil {
+		out.id = pl.info.UUID
+		if base != nil {
+			pl.opt.ChunkSize = base.ChunkSize // windows of another size cannot be compared
+		}
+	}
+
+	set, err := p.changesOf(ctx, j, w, &pl.info, walkOnly)
+	if err != nil {
+		return pl, err
+	}
+	if set == nil {
+		pl.way = WayWalk
+		was := counterpart{}
+		if base != nil {
+			was.ref = &base.Dir
+		}
+		if w.origin != nil {
+			was.ino = backing.RootIno
+		}
+		pl.root, err = w.root(was)
+		return pl, err
+	}
+	pl.way = WayChanges
+	if set.none() && base.ChunkSize == pl.opt.ChunkSize {
+		pl.same = true
+		return pl, nil
+	}
+	patch, err := newPatcher(w, w.origin.tree, base.Dir, set)
+	if err != nil {
+		return pl, err
+	}
+	pl.open = append(pl.open, patch.close)
+	patch.whole = p.whole
+	pl.root, err = patch.root(ctx)
+	return pl, err
 }
 
 // changesOf asks the kernel what changed since the base, and returns nil where that cannot be known, or is too much: then
@@ -156,13 +200,13 @@ func (p *Publisher) changesOf(ctx context.Context, j *Job, w *walker, info *back
 }
 
 // openBase gives the walker and the builder what can be taken from the base, and returns its root, nil where there is nothing. done frees it.
-func (p *Publisher) openBase(ctx context.Context, j *Job, w *walker, s *seal.Sealer, opt *snapshot.Options) (top *wire.Root, done func(), err error) {
+func (p *Publisher) openBase(ctx context.Context, j *Job, w *walker, get snapshot.Getter, s *seal.Sealer, opt *snapshot.Options) (top *wire.Root, done func(), err error) {
 	done = func() {}
 	from := j.source()
 	if !from.Root.Defined() || p.isLost(from.Root) {
 		return nil, done, nil
 	}
-	seen := &known{nodes: p.nodes, set: map[[32]byte]struct{}{}}
+	seen := &known{nodes: get, set: map[[32]byte]struct{}{}}
 	w.base = snapshot.NewReader(seen, s)
 	root, err := w.base.Root(ctx, from.Root)
 	if err != nil {

@@ -14,6 +14,8 @@
 // directories of a snapshot are still remote: these keep their references
 // too, unread, so a half-fetched volume can be published at any moment.
 //
+// An outline (Publisher.Outline) is the tree of a snapshot that is compared and not published: made the same way, with placeholders for content that was not read.
+//
 // # Guarantees
 //
 //   - A manifest is posted after every block below its root is stored and the

@@ -342,7 +342,7 @@ func (p *patcher) content(ctx context.Context, n *snapshot.Node, dir uint64, st 
 		if err != nil {
 			return nil, err
 		}
-		return &changedFile{File: f, was: r, changed: ranges}, nil
+		return p.out.file(&changedFile{File: f, was: r, changed: ranges}, ino, true), nil
 	}
 	return nil
 }

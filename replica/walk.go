@@ -42,6 +42,7 @@ type walker struct {
 
 	base   *snapshot.Reader // of the base's tree; nil: there is no base
 	origin *origin          // the base's local snapshot; nil: not here
+	out    *outliner        // nil: the tree is to be published
 }
 
 // counterpart is a directory of the base with the same name as one that is walked. The zero value: none.
@@ -281,7 +282,8 @@ func (w *walker) setContent(n *snapshot.Node, st *unix.Statx_t, in *inode, befor
 		if before != nil && before.Content != nil {
 			was = newRemote(w.base, before.Content)
 		}
-		return w.openFile(ino, size, m, was)
+		f, err := w.openFile(ino, size, m, was)
+		return w.out.file(f, ino, false), err
 	}
 }
 

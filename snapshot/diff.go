@@ -259,8 +259,8 @@ func (d *differ) entries(path string, was, now *wire.Entry) bool {
 
 const typeBits = 0o170000 // S_IFMT
 
-// contents returns how much data is in windows that differ, on the side that has more. sure: one of them has a block of its own, so its data is
-// another; a piece of a pack has another block when its neighbours change.
+// contents returns how much data is in windows that differ, on the side that has more. sure: one of them has a block of its own, or is known to have changed, so its data is
+// another; a piece of a pack has another block when its neighbours change, and of what was not read (Placeholder) nobody knows.
 func (d *differ) contents(was, now *wire.Content) (n uint64, sure bool, err error) {
 	if was.ChunkSize != now.ChunkSize {
 		return max(was.Data, now.Data), false, nil
@@ -273,9 +273,12 @@ func (d *differ) contents(was, now *wire.Content) (n uint64, sure bool, err erro
 	defer stopA()
 	b, stopB := iter.Pull2(d.r.Windows(d.ctx, now, 0, all))
 	defer stopB()
-	differs := func(data uint64) {
+	differs := func(data uint64, blocks ...cid.Cid) {
 		n += data
-		sure = sure || data > wire.MaxPacked
+		is := func(with [8]byte) bool {
+			return slices.ContainsFunc(blocks, func(c cid.Cid) bool { return begins(c, with) })
+		}
+		sure = sure || is(placeChanged) || data > wire.MaxPacked && !is(placeUnread)
 	}
 	x, err, okA := a()
 	if err != nil {
@@ -285,14 +288,14 @@ func (d *differ) contents(was, now *wire.Content) (n uint64, sure bool, err erro
 	for err == nil && (okA || okB) {
 		switch {
 		case !okB || okA && x.Index < y.Index:
-			differs(windowData(&x, was))
+			differs(windowData(&x, was), x.Block)
 			x, err, okA = a()
 		case !okA || y.Index < x.Index:
-			differs(windowData(&y, now))
+			differs(windowData(&y, now), y.Block)
 			y, err, okB = b()
 		default:
 			if !sameData(&x, &y) {
-				differs(max(windowData(&x, was), windowData(&y, now)))
+				differs(max(windowData(&x, was), windowData(&y, now)), x.Block, y.Block)
 			}
 			if x, err, okA = a(); err == nil {
 				y, err, okB = b()

@@ -102,7 +102,7 @@ func (m *Manager) cloneData(ctx context.Context, v *vol, text, as string) (n *vo
 	swap := &swapRecord{Totals: &totals{}}
 	if live {
 		*swap.Totals = v.record().Totals
-		err = m.snapshotUnseen(v, n.next())
+		err = m.snapshotUnseen(v, n.next(), false)
 	} else if made, merr := m.makeNext(ctx, n, v, i); merr != nil {
 		err = merr
 	} else {
@@ -224,10 +224,10 @@ func (m *Manager) enrolClone(n *vol) error {
 	return m.finishSwap(n)
 }
 
-// snapshotUnseen takes a snapshot of the data of v to path. To BTRFS that is a change of data; of a volume at rest it must not become one that nobody has
+// snapshotUnseen takes a snapshot of the data of v to path, which the record does not know. To BTRFS that is a change of data; of a volume at rest it must not become one that nobody has
 // published. After a crash between the two it counts as one, which loses nothing. The step is held.
-func (m *Manager) snapshotUnseen(v *vol, path string) error {
-	take := func() error { return backing.Snapshot(v.data(), path, false) }
+func (m *Manager) snapshotUnseen(v *vol, path string, readonly bool) error {
+	take := func() error { return backing.Snapshot(v.data(), path, readonly) }
 	v.mu.Lock()
 	l := v.live
 	v.mu.Unlock()

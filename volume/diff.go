@@ -2,12 +2,11 @@ package volume
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"fractal-lazy/snapshot"
 	"fractal-lazy/snapshot/wire"
-
-	"github.com/ipfs/go-cid"
 )
 
 // Change is one name that differs between two snapshots; see snapshot.Change.
@@ -30,8 +29,16 @@ type DiffResult struct {
 	Bytes   uint64       `json:"bytes"` // of data that differs, at most
 }
 
-// Diff calls each for everything that changed from one published snapshot to another; to empty: the newest. It reads the trees alone, of
-// which what both have is skipped. An error of each ends it.
+// Present is the name, for Diff, of what a volume holds at the moment; NotePresent says so in the answer.
+const (
+	Present     = "now"
+	NotePresent = "present"
+)
+
+// Diff calls each for everything that changed from one snapshot to another; from and to are as for findSnapshot, or Present; to empty: the newest that is not divergent. It reads
+// trees alone, of which what both have is skipped. A snapshot that was never published has no tree: an outline is made of it (replica.Outline). An error of each ends it.
+//
+// Where all that is compared is on this machine, neither the Hive nor the block store is needed.
 func (m *Manager) Diff(ctx context.Context, name, from, to string, each func(Change) error) (res DiffResult, err error) {
 	v, err := m.lookupOpen(name)
 	if err != nil {
@@ -39,34 +46,23 @@ func (m *Manager) Diff(ctx context.Context, name, from, to string, each func(Cha
 	}
 	fail := func(err error) (DiffResult, error) { return res, v.wrap(fmt.Errorf("diff: %w", err)) }
 	ask, cancel := context.WithTimeout(ctx, askTimeout)
-	all, err := m.history(ask, v)
+	all, herr := m.history(ask, v)
 	cancel()
-	if err != nil {
-		return fail(err)
-	}
-	if res.From, err = findSnapshot(all, from); err != nil {
-		return fail(err)
-	}
-	if to == "" {
-		for _, i := range all {
-			if i.Remote {
-				res.To = i
-			}
+	d := &comparison{m: m, v: m.home(v), key: v.key}
+	defer d.end()
+	for n, text := range []string{from, to} {
+		if d.sides[n], err = d.side(ctx, all, text, n == 1); errors.Is(err, ErrNoSnapshot) && herr != nil {
+			err = herr // it may be one that the Hive knows
 		}
-	} else if res.To, err = findSnapshot(all, to); err != nil {
-		return fail(err)
-	}
-	var roots [2]cid.Cid
-	for n, i := range []SnapshotInfo{res.From, res.To} {
-		if !i.Remote {
-			return fail(fmt.Errorf("%w: %s is on this machine alone, and its tree is known only when it is published; look into it with `fractal-lazy browse`", ErrNotReady, shownName(i)))
-		}
-		if roots[n], err = cid.Decode(i.Root); err != nil {
-			return fail(fmt.Errorf("root of generation %d: %w", i.Generation, err))
+		if err != nil {
+			return fail(err)
 		}
 	}
-	r := snapshot.NewReader(m.storeOf(v), v.key.Sealer())
-	for c, err := range snapshot.Diff(ctx, r, roots[0], roots[1]) {
+	res.From, res.To = d.sides[0].info, d.sides[1].info
+	if err := d.outlines(ctx); err != nil {
+		return fail(m.storeError(err))
+	}
+	for c, err := range snapshot.Diff(ctx, d.reader(), d.sides[0].root, d.sides[1].root) {
 		if err != nil {
 			return fail(m.storeError(err))
 		}

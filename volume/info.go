@@ -80,7 +80,7 @@ type SnapshotInfo struct {
 	Remote     bool      `json:"remote"`
 	Machine    string    `json:"machine,omitempty"`
 	Unchanged  bool      `json:"unchanged,omitempty"` // equal to the newest published one: nothing was posted
-	Note       string    `json:"note,omitempty"`      // why a local snapshot is kept
+	Note       string    `json:"note,omitempty"`      // why a local snapshot is kept; NotePresent
 }
 
 // Progress of long work. Done and Total in bytes; Total 0: unknown.

@@ -122,7 +122,7 @@ type BrowseResult struct {
 	Snapshot   volume.SnapshotInfo `json:"snapshot"`
 }
 
-// DiffRequest compares two snapshots; To empty: the newest.
+// DiffRequest compares two snapshots; "now" is what the volume holds at the moment; To empty: the newest.
 type DiffRequest struct {
 	From string `json:"from"`
 	To   string `json:"to,omitempty"`
