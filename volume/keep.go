@@ -132,7 +132,7 @@ func (m *Manager) heldAt(path string) bool {
 	return false
 }
 
-// resumeHeld goes on with every mount that the process before this one left. The volumes have their step taken; it is given back. What
+// resumeHeld goes on with every mount that the process before this one left. load has taken the volumes' steps, those of locked ones too; they are given back. What
 // cannot be resumed is taken away, as if the daemon had died without anybody to keep its mounts.
 func (m *Manager) resumeHeld() {
 	if m.d.Keep == nil {
@@ -145,11 +145,7 @@ func (m *Manager) resumeHeld() {
 			continue
 		}
 		delete(m.held, h.k.Key)
-		// One whose key was locked until now has not got its step yet, and may be mounted anew.
 		err := v.lockedError()
-		if v.stepNow() != stepMount && err == nil {
-			err = v.enter(m.life, stepMount)
-		}
 		if err == nil {
 			err = m.resume(m.life, v, h)
 		}
@@ -161,7 +157,7 @@ func (m *Manager) resumeHeld() {
 			m.logger(v, "open").Error().Err(err).Msg("the mount of the daemon before this one cannot go on")
 			m.giveUpHeld(h)
 			if v.lockedWhy() != "" {
-				continue // mended when it is open
+				break // mended when it is open
 			}
 			if err := m.mend(v); err != nil {
 				m.logger(v, "open").Error().Err(err).Msg("the volume cannot be mended")
@@ -200,9 +196,6 @@ func (m *Manager) giveUpHeld(h *held) {
 // Order: 1. the mount is in place; 2. it is served; 3. a copy of it is kept again, since that of before is the one in place. After a crash behind 1 the
 // next process finds the mount in place. Where its place goes before 3, so does the mount.
 func (m *Manager) resume(ctx context.Context, v *vol, h *held) error {
-	if v.isLive() {
-		return fusefs.ErrGone
-	}
 	ids := v.readIDs()
 	used := ids.Boot == m.boot && len(ids.IDs) > 0 && len(ids.IDs) <= maxIDs
 	again := fuseMinor(h.mount.Path) != h.mount.Minor
@@ -242,18 +235,6 @@ func (m *Manager) resume(ctx context.Context, v *vol, h *held) error {
 	})
 	m.logger(v, "open").Info().Strs("ids", ids.IDs).Msg("took over the mount of the daemon before this one")
 	return nil
-}
-
-func (v *vol) stepNow() step {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.step
-}
-
-func (v *vol) isLive() bool {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.live != nil
 }
 
 // keep is fusefs.Options.Hold.

@@ -179,13 +179,15 @@ func (m *Manager) unlockOne(v *vol) error {
 	if err != nil {
 		return err
 	}
-	if err := v.enter(m.life, stepMount); err != nil {
-		if errors.Is(err, ErrUnknown) {
-			return nil // removed just now
+	if !m.isHeld(v) { // else load has taken the step, and resumeHeld gives it back
+		if err := v.enter(m.life, stepMount); err != nil {
+			if errors.Is(err, ErrUnknown) {
+				return nil // removed just now
+			}
+			return err
 		}
-		return err
+		defer v.leave()
 	}
-	defer v.leave()
 	v.mutate(func() { v.key = key })
 	if err := m.mend(v); err != nil {
 		return err

@@ -69,8 +69,8 @@ func (m *Manager) load() error {
 			m.log.Error().Str("op", "open").Str("path", dir).Str("volume", v.name).Msg("left out: another volume has the same name")
 			continue
 		}
-		if m.isHeld(v) && v.locked == "" {
-			v.step = stepMount // nobody mounts it anew meanwhile
+		if m.isHeld(v) {
+			v.step = stepMount // resumeHeld's: nobody mounts it anew, or removes it, meanwhile
 		}
 		vols[v.name] = v
 	}
