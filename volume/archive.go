@@ -154,7 +154,7 @@ func (m *Manager) importNow(ctx context.Context, v *vol, r io.Reader, p func(Pro
 		return out, m.storeError(err)
 	}
 	if !before { // else somebody keeps it already
-		if err := v.intend(func(r *record) { r.unpinLater(at) }); err != nil {
+		if err := v.intendUnpin(at); err != nil {
 			return out, err
 		}
 	}

@@ -179,7 +179,7 @@ func (m *Manager) dropRemote(ctx context.Context, v *vol, i SnapshotInfo, all *[
 	if i.Root == "" {
 		return "", fmt.Errorf("generation %d is not of this format", i.Generation)
 	}
-	if err := v.intend(func(r *record) { r.unpinLater(here(i.Root)) }); err != nil { // 1
+	if err := v.intendUnpin(here(i.Root)); err != nil { // 1
 		return "", err
 	}
 	ask, cancel := context.WithTimeout(ctx, askTimeout)

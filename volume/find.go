@@ -58,7 +58,7 @@ func mergeSnapshots(remote []*hive.Manifest, r *record) []SnapshotInfo {
 		b, err := baseOf(mf, 0)
 		if err != nil { // signed by the volume's key, so somebody else's format and no attack
 			b = &baseRecord{Generation: mf.Generation, Hash: mf.Hash().String(), Size: mf.Size, SizeTotal: mf.SizeTotal,
-				Created: time.Unix(int64(min(mf.Creation, 1<<40)), 0).UTC(), Machine: mf.Machine.String()}
+				Created: createdAt(mf), Machine: mf.Machine.String()}
 		}
 		i := b.info()
 		if id := filepath.Base(mf.Path); isUUID(id) {

@@ -22,8 +22,9 @@ import (
 const (
 	recordVersion = 1
 	sealedVersion = 2       // the key is sealed; a program that does not know that leaves the volume alone
-	maxRecord     = 1 << 20 // bytes
+	maxRecord     = 16 << 20 // bytes; TestRecord_LargestThereCanBeIsWritten reckons what there can be
 	maxSnapshots  = 4096
+	maxRoot       = 128 // bytes of a CID's text; ours have 59
 )
 
 // errRecord: a volume.json that cannot be trusted.
@@ -204,7 +205,7 @@ func (r *record) check() error {
 			return bad("source")
 		}
 	}
-	if len(r.Unpin) > maxSnapshots || slices.ContainsFunc(r.Unpin, func(s string) bool { _, err := cid.Decode(s); return err != nil }) {
+	if len(r.Unpin) > maxSnapshots || slices.ContainsFunc(r.Unpin, func(s string) bool { return checkRoot(s) != nil }) {
 		return bad("unpin")
 	}
 	if len(r.RemoteUnpin) > maxRemoteUnpin || slices.ContainsFunc(r.RemoteUnpin, func(a rootAt) bool { return a.check() != nil }) {
@@ -237,10 +238,10 @@ func (b *baseRecord) check() error {
 	if _, err := hive.ParseHash(b.Hash); err != nil {
 		return err
 	}
-	if _, err := cid.Decode(b.Root); err != nil {
+	if err := checkRoot(b.Root); err != nil {
 		return err
 	}
-	if b.Generation == 0 || b.Local != "" && !isUUID(b.Local) {
+	if b.Generation == 0 || b.Machine != "" && !isUUID(b.Machine) || b.Local != "" && !isUUID(b.Local) {
 		return errRecord
 	}
 	return nil
@@ -250,8 +251,7 @@ func (a rootAt) check() error {
 	if a.Remote == "" || len(a.Remote) > maxRemoteName {
 		return errRecord
 	}
-	_, err := cid.Decode(a.Root)
-	return err
+	return checkRoot(a.Root)
 }
 
 // check passes where there is none.
@@ -264,7 +264,15 @@ func (o *originRecord) check() error {
 	case o.Root == "":
 		return nil
 	}
-	_, err := cid.Decode(o.Root)
+	return checkRoot(o.Root)
+}
+
+// checkRoot accepts the text of a CID that has a place in a record.
+func checkRoot(text string) error {
+	if len(text) > maxRoot {
+		return fmt.Errorf("a CID of %d characters, more than %d", len(text), maxRoot)
+	}
+	_, err := cid.Decode(text)
 	return err
 }
 
@@ -323,6 +331,14 @@ func (r *record) setAside(id string) (useless []string) {
 		restored = restored || began
 	}
 	return useless
+}
+
+// roomError refuses one more local snapshot where the record has as many as it may.
+func (r *record) roomError() error {
+	if len(r.Snapshots) < maxSnapshots {
+		return nil
+	}
+	return fmt.Errorf("%d local snapshots are kept already, the most there may be: remove some (`fractal-lazy purge --local %s PATTERN`, `fractal-lazy rm`)", len(r.Snapshots), r.Name)
 }
 
 func (r *record) count(kind string) (n int) {
@@ -393,14 +409,17 @@ func (o *originRecord) source(dir string, base replica.Base) (*replica.Source, e
 	return s, nil
 }
 
-// encode returns the bytes of volume.json.
+// encode returns the bytes of volume.json. What decodeRecord would refuse, and so leave the volume out, is not written.
 func (r *record) encode() ([]byte, error) {
+	if err := r.check(); err != nil {
+		return nil, err
+	}
 	b, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("encode volume.json: %w", err)
 	}
-	if len(b) > maxRecord {
+	if b = append(b, '\n'); len(b) > maxRecord {
 		return nil, fmt.Errorf("%w: over %d bytes", errRecord, maxRecord)
 	}
-	return append(b, '\n'), nil
+	return b, nil
 }

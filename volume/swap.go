@@ -23,13 +23,22 @@ func baseOf(mf *hive.Manifest, chunkSize uint32) (*baseRecord, error) {
 		return nil, fmt.Errorf("manifest of generation %d: its data is not at an ipfs:// address", mf.Generation)
 	}
 	root, err := cid.Decode(mf.Data[len(scheme):])
+	if err == nil {
+		err = checkRoot(root.String())
+	}
 	if err != nil {
 		return nil, fmt.Errorf("manifest of generation %d: %w", mf.Generation, err)
 	}
 	return &baseRecord{
 		Generation: mf.Generation, Hash: mf.Hash().String(), Root: root.String(), Size: mf.Size, SizeTotal: mf.SizeTotal,
-		ChunkSize: chunkSize, Created: time.Unix(int64(min(mf.Creation, 1<<40)), 0).UTC(), Machine: mf.Machine.String(),
+		ChunkSize: chunkSize, Created: createdAt(mf), Machine: mf.Machine.String(),
 	}, nil
+}
+
+// createdAt is the time of a manifest; what is later than JSON can say is the last second that it can.
+func createdAt(mf *hive.Manifest) time.Time {
+	const last = 253402300799 // 9999-12-31T23:59:59Z
+	return time.Unix(int64(min(mf.Creation, last)), 0).UTC()
 }
 
 // replaceData makes data show the snapshot mf, or be empty where mf is nil.
@@ -40,6 +49,11 @@ func baseOf(mf *hive.Manifest, chunkSize uint32) (*baseRecord, error) {
 // data; 5. the record describes the new data. A crash before 2 leaves a
 // data.new that the next Open throws away; one after 2 is finished by finishSwap at the next Open.
 func (m *Manager) replaceData(ctx context.Context, v *vol, mf *hive.Manifest, kind string) error {
+	if v.has(v.data()) {
+		if err := v.record().roomError(); err != nil {
+			return err
+		}
+	}
 	// The worker must not publish, or record, a state that goes away.
 	m.stopWork(v)
 	if v.has(v.next()) {

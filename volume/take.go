@@ -41,8 +41,8 @@ func (m *Manager) takeSnapshot(ctx context.Context, v *vol, kind string) (id str
 		}
 		return "", nil
 	}
-	if len(r.Snapshots) >= maxSnapshots {
-		return "", fmt.Errorf("%d local snapshots are kept already, the most there may be", len(r.Snapshots))
+	if err := r.roomError(); err != nil {
+		return "", err
 	}
 	id = newSnapshotID()
 	take := func() error { return backing.Snapshot(v.data(), v.snap(id), true) }

@@ -39,11 +39,28 @@ const (
 // unpinLater notes a root that is to be unpinned unless a manifest names it.
 func (r *record) unpinLater(at rootAt) {
 	switch {
-	case at.Remote != "" && !slices.Contains(r.RemoteUnpin, at) && len(r.RemoteUnpin) < maxRemoteUnpin && len(at.Remote) <= maxRemoteName:
+	case at.Remote != "" && !slices.Contains(r.RemoteUnpin, at):
 		r.RemoteUnpin = append(r.RemoteUnpin, at)
-	case at.Remote == "" && !slices.Contains(r.Unpin, at.Root) && len(r.Unpin) < maxSnapshots:
+	case at.Remote == "" && !slices.Contains(r.Unpin, at.Root):
 		r.Unpin = append(r.Unpin, at.Root)
 	}
+}
+
+// intendUnpin writes down a root that is to be unpinned unless a manifest names it. Where it cannot be written down, what was to follow must not begin.
+// The root before, if any, is struck out.
+func (v *vol) intendUnpin(at rootAt, before ...rootAt) error {
+	change := func(r *record) {
+		for _, b := range before {
+			r.unpinDone(b)
+		}
+		r.unpinLater(at)
+	}
+	r := v.record()
+	change(r)
+	if len(r.Unpin) > maxSnapshots || len(r.RemoteUnpin) > maxRemoteUnpin || len(at.Remote) > maxRemoteName {
+		return fmt.Errorf("%d roots are to be unpinned already, and the block store has to do that first", len(r.toUnpin(at.Remote)))
+	}
+	return v.intend(change)
 }
 
 // unpinDone strikes it out.
@@ -102,7 +119,7 @@ func (v *vol) beginPin(ctx context.Context, at rootAt) (end func(), err error) {
 	if end, err = v.holdPin(ctx, at); err != nil {
 		return nil, err
 	}
-	if err := v.intend(func(r *record) { r.unpinLater(at) }); err != nil {
+	if err := v.intendUnpin(at); err != nil {
 		end()
 		return nil, err
 	}

@@ -29,11 +29,7 @@ func (p *remotePins) begin(ctx context.Context, root cid.Cid) error {
 	if err != nil {
 		return err
 	}
-	err = p.v.intend(func(r *record) {
-		r.unpinDone(before)
-		r.unpinLater(at)
-	})
-	if err != nil {
+	if err = p.v.intendUnpin(at, before); err != nil {
 		end()
 		return err
 	}
