@@ -84,6 +84,25 @@ func (c *Client) Health(ctx context.Context) error {
 	return err
 }
 
+// Time asks what time it is at the Hive: the Date of its answer, whatever that is. ErrUnavailable where there is none. Like Health it sends no token.
+func (c *Client) Time(ctx context.Context) (time.Time, error) {
+	r := request{op: "ask the Hive's time", path: "/health", anonymous: true}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+r.path, nil)
+	if err != nil {
+		return time.Time{}, r.errorf(ErrUnavailable, "%s", c.clean(err.Error()))
+	}
+	resp, err := c.hc.Do(req)
+	if err != nil {
+		return time.Time{}, c.transportError(ctx, r, err)
+	}
+	resp.Body.Close()
+	at, err := http.ParseTime(resp.Header.Get("Date"))
+	if err != nil {
+		return time.Time{}, r.errorf(ErrUnavailable, "the answer has no Date")
+	}
+	return at, nil
+}
+
 // Create makes the volume known to the Hive. A volume that this account has already is no error.
 func (c *Client) Create(ctx context.Context, p seal.Pubkey) error {
 	_, _, err := c.do(ctx, request{op: "create volume", volume: p, method: http.MethodPost, path: volumePath(p), most: maxReason})

@@ -314,6 +314,35 @@ func TestClient_DownSlowOrCancelled(t *testing.T) {
 	}
 }
 
+// The time at the Hive is that of any answer of it, and of no other.
+func TestClient_Time(t *testing.T) {
+	at := time.Date(2031, 5, 6, 7, 8, 9, 0, time.UTC)
+	var date atomic.Value
+	hs := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header()["Date"] = date.Load().([]string)
+		http.NotFound(w, r) // the original Hive need not know the path
+	}))
+	defer hs.Close()
+	c, err := NewClient(hs.URL, tokenA, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	date.Store([]string{at.Format(http.TimeFormat)})
+	if got, err := c.Time(context.Background()); err != nil || !got.Equal(at) {
+		t.Errorf("%v, %v", got, err)
+	}
+	for _, wrong := range [][]string{nil, {""}, {"yesterday"}} {
+		date.Store(wrong)
+		if got, err := c.Time(context.Background()); !errors.Is(err, ErrUnavailable) || !got.IsZero() {
+			t.Errorf("%q: %v, %v", wrong, got, err)
+		}
+	}
+	hs.Close()
+	if _, err := c.Time(context.Background()); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestNewClient_RefusesBadURLsAndTokens(t *testing.T) {
 	for _, base := range []string{"", "hive:7070", "ftp://h", "http://", "http://user:hunter2@h", "http://h?x=1", "http://h#f", "http://h\x7f:hunter2"} {
 		if _, err := NewClient(base, tokenA, nil); err == nil || strings.Contains(err.Error(), "hunter2") {

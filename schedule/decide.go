@@ -38,6 +38,21 @@ func next(job *Job, machine string, now time.Time) Due {
 	return due
 }
 
+// Late returns by how much now is later than the job's history explains: after its last run that succeeded, or after a person set it or let it go on, one
+// period is to be expected. Negative: by how much now is before that run.
+func (j *Job) Late(now time.Time) time.Duration {
+	last := j.Ran
+	if j.Created.After(last) {
+		last = j.Created
+	}
+	gone := now.Sub(last)
+	t, err := ParseTimer(j.Timer)
+	if err != nil || gone < 0 {
+		return gone
+	}
+	return max(0, gone-t.period(last.In(now.Location())))
+}
+
 // retryAfter is the pause after so many failures: doubled each time, and at most the job's period.
 func retryAfter(failed int, period time.Duration) time.Duration {
 	d := period

@@ -2,6 +2,7 @@ package schedule
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 	_ "time/tzdata"
 )
@@ -125,4 +126,44 @@ func TestTimer_JitterIsSteadyAndSpread(t *testing.T) {
 	if len(seen) < 4 {
 		t.Errorf("four machines come at only %d times", len(seen))
 	}
+}
+
+func TestLate(t *testing.T) {
+	day := func(n int) time.Time { return time.Date(2026, 3, n, 12, 0, 0, 0, time.UTC) }
+	for name, c := range map[string]struct {
+		job  Job
+		now  time.Time
+		want time.Duration
+	}{
+		"never ran":       {Job{Timer: "60", Created: day(1)}, day(1).Add(2 * time.Hour), time.Hour},
+		"ran in time":     {Job{Timer: "60", Created: day(1), Ran: day(2)}, day(2).Add(time.Hour), 0},
+		"was off":         {Job{Timer: "1440", Created: day(1), Ran: day(2)}, day(12), 9 * 24 * time.Hour},
+		"set anew since":  {Job{Timer: "1440", Created: day(11), Ran: day(2)}, day(12), 0},
+		"each month":      {Job{Timer: "0 12 1 * *", Created: day(1), Ran: day(1)}, day(32), 24 * time.Hour}, // the month before had 31 days, this one has 30
+		"ran in a future": {Job{Timer: "60", Created: day(1), Ran: day(12)}, day(2), -10 * 24 * time.Hour},
+	} {
+		if got := c.job.Late(c.now); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+// Whoever sets a job anew, or lets it go on, says that it is in time.
+func TestRunner_SettingAndResumingBeginAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var d disk
+		r := d.open(t, map[string]Action{"snapshot": {}})
+		created := func() time.Time { list, _ := r.List("db"); return list[0].Created }
+		for name, do := range map[string]func(){
+			"set":    func() { must(t, r.Set("db", "snapshot", "60")) },
+			"resume": func() { must(t, r.Pause("db", "snapshot", true)); must(t, r.Pause("db", "snapshot", false)) },
+			"all":    func() { must(t, r.PauseAll(true)); must(t, r.PauseAll(false)) },
+		} {
+			must(t, r.Set("db", "snapshot", "60"))
+			time.Sleep(time.Hour)
+			if do(); !created().Equal(time.Now()) {
+				t.Errorf("%s: %v", name, created())
+			}
+		}
+	})
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // Errors of this package.
@@ -33,7 +34,7 @@ type Job struct {
 	Action  string    `json:"action"` // with its argument: purge:4h:1d
 	Timer   string    `json:"timer"`  // as given: minutes, or a cron expression
 	Paused  bool      `json:"paused,omitempty"`
-	Created time.Time `json:"created"`
+	Created time.Time `json:"created"` // when it was set last, or let go on
 	// Ran is when the last run that did what it was to do began; zero: none did.
 	Ran time.Time `json:"ran,omitzero"`
 	// Tried is when the last run began, Failed how many in a row failed up to it, and Error why the last one did.
@@ -65,7 +66,7 @@ func (j *Job) check() error {
 	switch {
 	case j.Volume == "" || len(j.Volume) > maxName || strings.ContainsAny(j.Volume, "/\x00\n"):
 		return fmt.Errorf("%w: name of a volume", ErrDamaged)
-	case j.Action == "" || len(j.Action) > maxAction || strings.ContainsAny(j.Action, "\x00\n"):
+	case j.Action == "" || len(j.Action) > maxAction || strings.ContainsAny(j.Action, "\x00\n") || !utf8.ValidString(j.Action):
 		return fmt.Errorf("%w: action of volume %s", ErrDamaged, j.Volume)
 	case len(j.Error) > maxError || j.Failed < 0:
 		return fmt.Errorf("%w: state of %s of volume %s", ErrDamaged, j.Action, j.Volume)

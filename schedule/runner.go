@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/rs/zerolog"
 )
@@ -167,6 +168,9 @@ func (r *Runner) Pause(volume, action string, paused bool) error {
 		if j == nil {
 			return unknown(volume, action)
 		}
+		if j.Paused && !paused {
+			j.Created = r.opt.Now()
+		}
 		j.Paused = paused
 		return nil
 	})
@@ -174,7 +178,15 @@ func (r *Runner) Pause(volume, action string, paused bool) error {
 
 // PauseAll holds all jobs, or lets go on those that are not paused themselves.
 func (r *Runner) PauseAll(paused bool) error {
-	return r.change(func(t *Table) error { t.Paused = paused; return nil })
+	return r.change(func(t *Table) error {
+		if t.Paused && !paused {
+			for i := range t.Jobs {
+				t.Jobs[i].Created = r.opt.Now()
+			}
+		}
+		t.Paused = paused
+		return nil
+	})
 }
 
 func unknown(volume, action string) error {
@@ -284,7 +296,7 @@ func (r *Runner) run(ctx context.Context, j Job) {
 			now.Tried = began
 			if err != nil {
 				now.Failed++
-				now.Error = err.Error()[:min(len(err.Error()), maxError)]
+				now.Error = shown(err)
 				return nil
 			}
 			now.Ran, now.Failed, now.Error = began, 0, ""
@@ -302,4 +314,13 @@ func (r *Runner) run(ctx context.Context, j Job) {
 	delete(r.running, j.name())
 	r.mu.Unlock()
 	r.poke()
+}
+
+// shown is an error as the table has it: text, in which a file's name may have brought bytes that are none, and so short that it can be read again.
+func shown(err error) string {
+	text := strings.ToValidUTF8(err.Error(), "?")
+	for len(text) > maxError || !utf8.ValidString(text) {
+		text = text[:min(len(text)-1, maxError)]
+	}
+	return text
 }

@@ -124,6 +124,38 @@ func TestRunner_AFailureIsShownAndTriedAgain(t *testing.T) {
 	})
 }
 
+// What an action says may name files, whose names need not be text, at any length. A table that could not be read again would be that of no volume.
+func TestRunner_AnErrorThatIsNoTextLeavesAGoodTable(t *testing.T) {
+	for name, text := range map[string]string{
+		"bytes":             "damaged: " + strings.Repeat("\xff", 500),
+		"a cut rune":        strings.Repeat("x", maxError-1) + "\u20ac",
+		"long":              strings.Repeat("\u20ac", maxError),
+		"what JSON escapes": strings.Repeat("\x01", maxError),
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var d disk
+			c := calls{err: errors.New(text)}
+			r := d.open(t, map[string]Action{"verify": {Do: c.do}})
+			must(t, r.Set("db", "verify", "60"))
+			stop := start(t, r)
+			synctest.Wait()
+			stop()
+			if len(c.at) != 1 {
+				t.Fatalf("%s: %d runs", name, len(c.at))
+			}
+			table, err := Decode(d.b)
+			if err != nil || table.Jobs[0].Failed != 1 || len(table.Jobs[0].Error) < 10 {
+				t.Errorf("%s: %v", name, err)
+			}
+		})
+	}
+	var d disk
+	r := d.open(t, map[string]Action{"replicate": {Check: func(string) error { return nil }}})
+	if err := r.Set("db", "replicate:\xff", "60"); !errors.Is(err, ErrJob) {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestRunner_TwoOfEachActionSideBySide(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var d disk

@@ -87,7 +87,7 @@ func (t *Table) set(volume, action, timer string, now time.Time) error {
 		return fmt.Errorf("%w: %q on volume %q", ErrJob, clip(action), clip(volume))
 	}
 	if old := t.find(volume, action); old != nil {
-		old.Timer, old.Paused = timer, false
+		old.Timer, old.Paused, old.Created = timer, false, now
 		return nil
 	}
 	if len(t.Jobs) >= MaxJobs {

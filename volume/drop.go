@@ -10,6 +10,7 @@ import (
 	"fractal-lazy/hive"
 	"fractal-lazy/lazy"
 
+	"github.com/ipfs/go-cid"
 	"golang.org/x/sys/unix"
 )
 
@@ -44,7 +45,14 @@ func (m *Manager) removePublished(ctx context.Context, v *vol, i SnapshotInfo) e
 	if err != nil {
 		return err
 	}
-	return m.purgeOne(ctx, v, &PurgeDecision{Snapshot: i, Where: WhereNetwork}, &remote)
+	d := PurgeDecision{Snapshot: i, Where: WhereNetwork}
+	if err := m.purgeOne(ctx, v, &d, &remote); err != nil {
+		return err
+	}
+	if !d.Remove && i.Local == "" {
+		return fmt.Errorf("%w: %s", ErrNoSnapshot, d.Reason)
+	}
+	return nil
 }
 
 func (m *Manager) removeLocal(ctx context.Context, v *vol, id string, force bool) error {
@@ -167,32 +175,56 @@ func (m *Manager) rootsInUse(v *vol) (map[string]string, error) {
 	return why, errors.Join(errs...)
 }
 
-// dropRemote removes a published snapshot: what publishing did last is undone first. note says what else there is to know. The step is held.
+// dropRemote removes a published snapshot: what publishing did last is undone first. removed is false where nothing went, and note says what else there is to
+// know. The step is held.
 //
 // Order: 1. the record says that the root is to be unpinned; 2. the manifest goes, where the Hive can; 3. the root is unpinned, unless
 // another manifest names it too; 4. the record. After a crash unpinLeft goes on: a pin whose manifest is gone would hold blocks for ever.
-func (m *Manager) dropRemote(ctx context.Context, v *vol, i SnapshotInfo, all *[]*hive.Manifest) (note string, err error) {
+func (m *Manager) dropRemote(ctx context.Context, v *vol, i SnapshotInfo, all *[]*hive.Manifest) (removed bool, note string, err error) {
 	h, err := hive.ParseHash(i.Hash)
 	if err != nil {
-		return "", err
+		return false, "", err
 	}
 	if i.Root == "" {
-		return "", fmt.Errorf("generation %d is not of this format", i.Generation)
+		return false, "", fmt.Errorf("generation %d is not of this format", i.Generation)
 	}
 	if err := v.intendUnpin(here(i.Root)); err != nil { // 1
-		return "", err
+		return false, "", err
 	}
+	left := slices.DeleteFunc(slices.Clone(*all), func(mf *hive.Manifest) bool { return mf.Hash() == h })
+	removed = true
 	ask, cancel := context.WithTimeout(ctx, askTimeout)
 	err = m.d.Hive.Forget(ask, v.pub, h) // 2
 	cancel()
 	switch {
 	case errors.Is(err, hive.ErrUnsupported):
+		if removed, err = m.holdsAlone(ctx, i.Root, left); err != nil {
+			return false, "", err
+		}
 		note = "this Hive cannot remove manifests: it stays listed, without its blocks"
+		if !removed {
+			note = "this Hive cannot remove manifests: it stays listed, and its blocks are given up already, or another generation has them too"
+		}
 	case err != nil:
-		return "", err // it is unpinned by no one while its manifest is there
+		return false, "", err // it is unpinned by no one while its manifest is there
 	}
-	left := slices.DeleteFunc(slices.Clone(*all), func(mf *hive.Manifest) bool { return mf.Hash() == h })
 	*all = left
-	m.logger(v, "purge").Info().Uint64("generation", i.Generation).Str("cid", i.Root).Msg("published snapshot removed")
-	return note, m.unpin(ctx, v, i.Root, left) // 3, 4
+	if removed {
+		m.logger(v, "purge").Info().Uint64("generation", i.Generation).Str("cid", i.Root).Msg("published snapshot removed")
+	}
+	return removed, note, m.unpin(ctx, v, i.Root, left) // 3, 4
+}
+
+// holdsAlone reports whether root is pinned, and by none of the manifests left: then unpinning it gives something up.
+func (m *Manager) holdsAlone(ctx context.Context, root string, left []*hive.Manifest) (bool, error) {
+	if names(left, root) {
+		return false, nil
+	}
+	c, err := cid.Decode(root)
+	if err != nil {
+		return false, err
+	}
+	limit, cancel := context.WithTimeout(ctx, unpinTimeout)
+	defer cancel()
+	return m.store.Pinned(limit, c)
 }

@@ -27,7 +27,7 @@ const healthTimeout = 5 * time.Second
 func (m *Manager) Health(ctx context.Context) Health {
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
-	checks := []func(context.Context) Check{m.checkPool, checkFuse, checkPassthrough, m.checkHive, m.checkStore, m.checkMounts, m.checkKeys, m.checkHolder}
+	checks := []func(context.Context) Check{m.checkPool, checkFuse, checkPassthrough, m.checkHive, m.checkTime, m.checkStore, m.checkMounts, m.checkKeys, m.checkHolder}
 	h := Health{OK: true, Checks: make([]Check, len(checks))}
 	var wg sync.WaitGroup
 	for i, do := range checks {
@@ -105,6 +105,19 @@ func (m *Manager) checkStore(ctx context.Context) Check {
 	}
 	_, err := m.d.Store.Has(ctx, []cid.Cid{store.Sum(store.Raw, nil)})
 	return check("store", "the block store answers", err)
+}
+
+// checkTime holds the clock against the Hive's.
+func (m *Manager) checkTime(ctx context.Context) Check {
+	at := m.hiveTime(ctx)
+	if at.IsZero() {
+		return check("clock", "no Hive says what time it is", nil)
+	}
+	var err error
+	if doubt := clockDoubt(m.now(), at, 0); doubt != "" {
+		err = errors.New(doubt)
+	}
+	return check("clock", "within a day of the Hive's", err)
 }
 
 // mountOf returns the mount that path is on.

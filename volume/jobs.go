@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"fractal-lazy/retention"
 	"fractal-lazy/schedule"
@@ -79,9 +80,19 @@ func (m *Manager) jobVerify(ctx context.Context, name, arg string) error {
 // checkPattern is of the action purge.
 func checkPattern(arg string) error { _, err := retention.Parse(arg); return err }
 
-// jobPurge removes what the pattern does not keep, here and in the network.
+// jobPurge removes what the pattern does not keep, here and in the network. Nobody looks at it: where its own history does not explain the time, it is put off.
 func (m *Manager) jobPurge(ctx context.Context, name, pattern string) error {
-	_, err := m.Purge(ctx, name, pattern, PurgeOptions{})
+	jobs, _, err := m.Jobs(name)
+	if err != nil {
+		return err
+	}
+	var late time.Duration
+	for _, j := range jobs {
+		if j.Action == "purge:"+pattern {
+			late = j.Late(m.now())
+		}
+	}
+	_, err = m.purge(ctx, name, pattern, PurgeOptions{}, late)
 	return err
 }
 

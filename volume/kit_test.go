@@ -73,8 +73,9 @@ type world struct {
 	store *memory.Store
 	url   string
 	token string
-	down  atomic.Bool // the Hive answers 503
-	plain atomic.Bool // the Hive has the calls of the original API alone
+	down  atomic.Bool                      // the Hive answers 503
+	plain atomic.Bool                      // the Hive has the calls of the original API alone
+	now   atomic.Pointer[func() time.Time] // of the Hive's answers; nil: the time that it is
 	hive  *hive.Client
 	dir   string // roots of the machines
 }
@@ -92,6 +93,9 @@ func newWorld(t *testing.T) *world {
 		if w.down.Load() {
 			http.Error(rw, "unplugged", http.StatusServiceUnavailable)
 			return
+		}
+		if now := w.now.Load(); now != nil {
+			rw.Header().Set("Date", (*now)().UTC().Format(http.TimeFormat))
 		}
 		if w.plain.Load() && r.Method == http.MethodDelete {
 			http.Error(rw, "no such call", http.StatusMethodNotAllowed)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"fractal-lazy/hive"
 	"fractal-lazy/retention"
@@ -40,8 +41,14 @@ type PurgeResult struct {
 // error at the end says how many did. What a volume needs stays whatever the pattern says: the newest published snapshot, what waits for its
 // upload, what is compared with at the next upload, what something on this machine still takes content from, and what was never published.
 //
-// Errors: ErrOption for the pattern; ErrHeld where another machine is the writer, which may need what is not needed here.
+// Errors: ErrOption for the pattern; ErrHeld where another machine is the writer, which may need what is not needed here; ErrNotReady where the clock is not that
+// of the Hive.
 func (m *Manager) Purge(ctx context.Context, name, pattern string, opt PurgeOptions) (PurgeResult, error) {
+	return m.purge(ctx, name, pattern, opt, 0)
+}
+
+// purge is Purge. late is that of clockDoubt.
+func (m *Manager) purge(ctx context.Context, name, pattern string, opt PurgeOptions, late time.Duration) (PurgeResult, error) {
 	p, err := retention.Parse(pattern)
 	if err != nil {
 		return PurgeResult{}, fmt.Errorf("%w: %w", ErrOption, err)
@@ -56,6 +63,9 @@ func (m *Manager) Purge(ctx context.Context, name, pattern string, opt PurgeOpti
 	res := PurgeResult{Volume: name, Pattern: p.String(), DryRun: opt.DryRun}
 	remote, err := m.purgeable(ctx, v, opt)
 	if err != nil {
+		return res, v.wrap(fmt.Errorf("purge: %w", err))
+	}
+	if err := m.checkClock(ctx, late); err != nil {
 		return res, v.wrap(fmt.Errorf("purge: %w", err))
 	}
 	if res.Decisions, err = m.planPurge(v, p, remote, opt); err != nil {
@@ -81,7 +91,9 @@ func (m *Manager) Purge(ctx context.Context, name, pattern string, opt PurgeOpti
 				continue
 			}
 		}
-		res.Removed++
+		if d.Remove { // else there was nothing left to remove
+			res.Removed++
+		}
 	}
 	if res.Failed > 0 {
 		at := slices.IndexFunc(res.Decisions, func(d PurgeDecision) bool { return d.Error != "" })
@@ -188,7 +200,7 @@ func neededHere(r *record, published bool) map[string]string {
 	return why
 }
 
-// purgeOne removes one snapshot in one place, if nothing needs it by now. The step keeps restores, clones and views from beginning to.
+// purgeOne removes one snapshot in one place, if nothing needs it by now; d says what became of it. The step keeps restores, clones and views from beginning to.
 func (m *Manager) purgeOne(ctx context.Context, v *vol, d *PurgeDecision, remote *[]*hive.Manifest) error {
 	wait, cancel := context.WithTimeout(ctx, removeWait)
 	defer cancel()
@@ -205,6 +217,14 @@ func (m *Manager) purgeOne(ctx context.Context, v *vol, d *PurgeDecision, remote
 	if err := m.mayPurge(ctx, v); err != nil { // a purge of many takes a while
 		return err
 	}
+	// What was published since the list was made may have the same content.
+	if b := v.record().Base; b != nil && !slices.ContainsFunc(*remote, func(mf *hive.Manifest) bool { return mf.Generation >= b.Generation }) {
+		all, err := m.manifests(ctx, v)
+		if err != nil {
+			return err
+		}
+		*remote = all
+	}
 	needed, err := m.neededManifests(v, *remote)
 	if err != nil {
 		return err
@@ -212,9 +232,10 @@ func (m *Manager) purgeOne(ctx context.Context, v *vol, d *PurgeDecision, remote
 	if why := needed[d.Snapshot.Hash]; why != "" {
 		return fmt.Errorf("%w: %s", ErrInUse, why)
 	}
-	note, err := m.dropRemote(ctx, v, d.Snapshot, remote)
+	removed, note, err := m.dropRemote(ctx, v, d.Snapshot, remote)
+	d.Remove = removed || err != nil
 	if note != "" {
-		d.Reason = strings.Join([]string{d.Reason, note}, "; ")
+		d.Reason = strings.TrimPrefix(d.Reason+"; "+note, "; ")
 	}
 	return err
 }

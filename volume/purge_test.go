@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -22,7 +23,9 @@ func aged(t *testing.T, w *world, n int, change ...func(*Options, *Deps)) *machi
 	t.Helper()
 	var now atomic.Int64 // Unix seconds
 	now.Store(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Unix())
-	x := w.machine("a", append(change, func(_ *Options, d *Deps) { d.Now = func() time.Time { return time.Unix(now.Load(), 0) } })...)
+	clock := func() time.Time { return time.Unix(now.Load(), 0) }
+	w.now.Store(&clock)
+	x := w.machine("a", append(change, func(_ *Options, d *Deps) { d.Now = clock })...)
 	x.create("db")
 	dir := x.mount("db", "1")
 	for g := 1; g <= n; g++ {
@@ -208,7 +211,7 @@ func TestPurge_GoesOnWhereTheStoreRefused(t *testing.T) {
 		t.Fatal("something was unpinned")
 	}
 	a.vanish()
-	a = w.machine("a")
+	a = w.machine("a", func(_ *Options, d *Deps) { d.Now = *w.now.Load() })
 	_, err = a.Purge(ctx(t), "db", "0h", PurgeOptions{})
 	must(t, err)
 	if pinned() != 1 {
@@ -246,6 +249,15 @@ func TestPurge_WhereTheHiveCannotRemoveManifests(t *testing.T) {
 	if w.store.GC() == 0 {
 		t.Fatal("nothing was given up")
 	}
+	// What is gone is not removed once more, and the next purge says so.
+	res, err = a.Purge(ctx(t), "db", "2h", PurgeOptions{Remote: true})
+	must(t, err)
+	if res.Removed != 0 || res.Decisions[0].Remove || !strings.Contains(res.Decisions[0].Reason, "given up already") {
+		t.Fatalf("%+v", res)
+	}
+	if _, err := a.RemoveSnapshot(ctx(t), "db", "1", false); !errors.Is(err, ErrNoSnapshot) || !strings.Contains(err.Error(), "given up already") {
+		t.Fatalf("%v", err)
+	}
 	if _, err := a.Restore(ctx(t), "db", "1"); !errors.Is(err, store.ErrNotFound) || !strings.Contains(err.Error(), "it was purged") {
 		t.Fatalf("%v", err)
 	}
@@ -255,4 +267,35 @@ func TestPurge_WhereTheHiveCannotRemoveManifests(t *testing.T) {
 	write(t, filepath.Join(dir, "f"), "5")
 	a.flush("db")
 	wantFile(t, filepath.Join(a.elsewhere("db"), "f"), "5")
+}
+
+// A purge of many takes a while. What is published meanwhile may be the tree of one that it removes, and keeps its pin.
+func TestPurge_TreeThatIsPublishedAnewMeanwhileStays(t *testing.T) {
+	w := newWorld(t)
+	a := aged(t, w, 3)
+	v, err := a.lookup("db")
+	must(t, err)
+	before, err := a.purgeable(ctx(t), v, PurgeOptions{})
+	must(t, err)
+	a.restore("db", "1")
+	a.released("db") // generation 4 is generation 1
+	dir := a.mount("db", "1")
+	wantFile(t, filepath.Join(dir, "f"), "1")
+	must(t, a.Hydrate(ctx(t), "db", true, nil)) // so that nothing here is taken from it any more
+	write(t, filepath.Join(dir, "f"), "5")
+	a.flush("db")
+	a.unmount("db", "1")
+	a.released("db")
+	all, err := a.Snapshots(ctx(t), "db")
+	must(t, err)
+	one := slices.IndexFunc(all, func(i SnapshotInfo) bool { return i.Generation == 1 })
+	must(t, a.purgeOne(ctx(t), v, &PurgeDecision{Snapshot: all[one], Where: WhereNetwork}, &before))
+	if got := fmt.Sprint(a.generations("db")); got != "[2 3 4 5]" {
+		t.Fatal(got)
+	}
+	root, err := cid.Decode(all[one].Root)
+	must(t, err)
+	if is, err := w.store.Pinned(ctx(t), root); err != nil || !is {
+		t.Fatalf("the tree of generation 4 is not pinned any more: %v", err)
+	}
 }

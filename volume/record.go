@@ -21,7 +21,7 @@ import (
 // Bounds and version of volume.json.
 const (
 	recordVersion = 1
-	sealedVersion = 2       // the key is sealed; a program that does not know that leaves the volume alone
+	sealedVersion = 2        // the key is sealed; a program that does not know that leaves the volume alone
 	maxRecord     = 16 << 20 // bytes; TestRecord_LargestThereCanBeIsWritten reckons what there can be
 	maxSnapshots  = 4096
 	maxRoot       = 128 // bytes of a CID's text; ours have 59

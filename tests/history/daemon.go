@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/signal"
 	"strconv"
@@ -50,7 +51,7 @@ func daemon(text string) error {
 	if err := s.Listen(c.Socket); err != nil {
 		return err
 	}
-	here, err := placeAt(c.Hive, c.IPFS, c.Token)
+	here, err := placeAt(c.Hive, c.IPFS, c.Token, &http.Client{Transport: laterHive{c.Clock}})
 	if err != nil {
 		return err
 	}
@@ -69,8 +70,19 @@ func daemon(text string) error {
 	return errors.Join(err, m.Close(limit), <-ran)
 }
 
-func placeAt(hiveURL, ipfsURL, token string) (p replica.Place, err error) {
-	if p.Hive, err = hive.NewClient(hiveURL, token, nil); err != nil {
+// laterHive has the Hive's Date go by the history's clock: a driver whose clock is not that of the Hive removes nothing.
+type laterHive struct{ clock string }
+
+func (l laterHive) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := http.DefaultTransport.RoundTrip(r)
+	if err == nil {
+		resp.Header.Set("Date", time.Now().Add(ahead(l.clock)).UTC().Format(http.TimeFormat))
+	}
+	return resp, err
+}
+
+func placeAt(hiveURL, ipfsURL, token string, hc *http.Client) (p replica.Place, err error) {
+	if p.Hive, err = hive.NewClient(hiveURL, token, hc); err != nil {
 		return p, err
 	}
 	p.Store, err = ipfs.NewClient(ipfs.Options{RPC: ipfsURL, Token: token})
@@ -93,7 +105,7 @@ func (s secondPlace) Open(_ context.Context, name string) (*volume.Remote, error
 	if err := s.Check(name); err != nil {
 		return nil, err
 	}
-	p, err := placeAt(s.SecondHive, s.SecondIPFS, s.Token)
+	p, err := placeAt(s.SecondHive, s.SecondIPFS, s.Token, nil)
 	return &volume.Remote{Place: p}, err
 }
 
