@@ -39,14 +39,16 @@ type Options struct {
 	// with store.ErrNotFound: a Kubo daemon looks for a missing block in its
 	// network and would wait for ever. (Before the first block it fails with
 	// store.ErrUnavailable: a collection keeps pins waiting.) The zero value
-	// is 30 seconds. PinUpdate, which reports no progress, may take ten times
-	// as long.
+	// is 30 seconds. PinUpdate, Pinned and Unpin, which report no progress, may
+	// take ten times as long, as may a PutMany of which the server takes nothing
+	// more, or whose answer does not come: then they fail with store.ErrUnavailable.
 	PinStall time.Duration
 
 	// GetStall is how long a Get may pass without a byte before it fails with
 	// store.ErrUnavailable, so that the caller can ask again on another
 	// connection: a server may hold a request for ever and still keep its
-	// connection alive. The zero value is 30 seconds.
+	// connection alive. The same holds for each block that a Has asks for. The
+	// zero value is 30 seconds.
 	GetStall time.Duration
 }
 
@@ -191,12 +193,7 @@ func (c *client) Get(ctx context.Context, id cid.Cid) ([]byte, error) {
 		// host name of its own, for browsers; under an address it answers.
 		req.Host = strings.Replace(u.Host, "localhost", "127.0.0.1", 1)
 	}
-	failed := func(err error) error {
-		if cause := context.Cause(getCtx); errors.Is(cause, errStalled) {
-			err = cause // and not "context canceled", which nobody has
-		}
-		return transportError(ctx, u.Path, err)
-	}
+	failed := func(err error) error { return transportError(ctx, u.Path, stalled(getCtx, err)) }
 	res, err := c.http.Do(req)
 	if err != nil {
 		return nil, failed(err)
@@ -217,6 +214,14 @@ func (c *client) Get(ctx context.Context, id cid.Cid) ([]byte, error) {
 		return nil, fmt.Errorf("GET %s: %w", u.Path, err)
 	}
 	return data, nil
+}
+
+// stalled is err, or errStalled where that ended own: and not "context canceled", which nobody has.
+func stalled(own context.Context, err error) error {
+	if cause := context.Cause(own); errors.Is(cause, errStalled) {
+		return cause
+	}
+	return err
 }
 
 // moving is a body that tells of every byte that arrives.
@@ -261,7 +266,7 @@ func (c *client) Has(ctx context.Context, cids []cid.Cid) ([]bool, error) {
 			if err := ctx.Err(); err != nil {
 				return err // another one failed
 			}
-			err := c.call(ctx, "block/stat", url.Values{"arg": {id.String()}, "offline": {"true"}}, nil)
+			err := c.call(ctx, c.getStall, "block/stat", url.Values{"arg": {id.String()}, "offline": {"true"}}, nil)
 			out[i] = err == nil
 			if errors.Is(err, store.ErrNotFound) {
 				return nil
@@ -277,7 +282,7 @@ func (c *client) Has(ctx context.Context, cids []cid.Cid) ([]bool, error) {
 
 // Unpin implements store.Store.
 func (c *client) Unpin(ctx context.Context, root cid.Cid) error {
-	err := c.call(ctx, "pin/rm", url.Values{"arg": {root.String()}, "offline": {"true"}}, nil)
+	err := c.call(ctx, c.slowly(), "pin/rm", url.Values{"arg": {root.String()}, "offline": {"true"}}, nil)
 	if errors.Is(err, store.ErrNotPinned) {
 		return nil
 	}
@@ -289,7 +294,7 @@ func (c *client) Pinned(ctx context.Context, root cid.Cid) (bool, error) {
 	var answer struct {
 		Keys map[string]struct{ Type string }
 	}
-	err := c.call(ctx, "pin/ls", url.Values{"arg": {root.String()}, "type": {"recursive"}, "offline": {"true"}}, &answer)
+	err := c.call(ctx, c.slowly(), "pin/ls", url.Values{"arg": {root.String()}, "type": {"recursive"}, "offline": {"true"}}, &answer)
 	if errors.Is(err, store.ErrNotPinned) {
 		return false, nil
 	}
@@ -299,17 +304,23 @@ func (c *client) Pinned(ctx context.Context, root cid.Cid) (bool, error) {
 	return answer.Keys[root.String()].Type == "recursive", nil
 }
 
+// slowly bounds what may wait for a collection or walk a graph, and tells of no progress meanwhile.
+func (c *client) slowly() time.Duration { return 10 * c.pinStall }
+
 // call does one RPC whose answer is one JSON object, decoded into out unless
-// that is nil.
-func (c *client) call(ctx context.Context, command string, args url.Values, out any) error {
-	req, err := c.rpcRequest(ctx, command, args, nil)
+// that is nil. It takes limit at most: no answer by then is store.ErrUnavailable.
+func (c *client) call(ctx context.Context, limit time.Duration, command string, args url.Values, out any) error {
+	own, cancel := context.WithTimeoutCause(ctx, limit, errStalled)
+	defer cancel()
+	req, err := c.rpcRequest(own, command, args, nil)
 	if err != nil {
 		return err
 	}
 	what := rpcName(command, args)
+	failed := func(err error) error { return transportError(ctx, what, stalled(own, err)) }
 	res, err := c.http.Do(req)
 	if err != nil {
-		return transportError(ctx, what, err)
+		return failed(err)
 	}
 	defer drain(res.Body)
 	if res.StatusCode != http.StatusOK {
@@ -317,7 +328,7 @@ func (c *client) call(ctx context.Context, command string, args url.Values, out 
 	}
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	if err != nil {
-		return transportError(ctx, what, err)
+		return failed(err)
 	}
 	if err := c.trailerError(res, what); err != nil {
 		return err

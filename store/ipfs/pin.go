@@ -89,16 +89,14 @@ func (c *client) PinUpdate(ctx context.Context, prev, next cid.Cid) error {
 		"unpin":   {"false"},
 		"offline": {"true"},
 	}
-	pinCtx, cancel := context.WithTimeoutCause(ctx, 10*c.pinStall, errStalled)
-	defer cancel()
-	err := c.call(pinCtx, "pin/update", args, nil)
+	err := c.call(ctx, c.slowly(), "pin/update", args, nil)
 	switch {
 	case err == nil:
 		return nil
 	case strings.Contains(err.Error(), "'to' cid was already recursively pinned"):
 		return nil
-	case pinCtx.Err() != nil:
-		return pinError(ctx, pinCtx, rpcName("pin/update", args), 1, err)
+	case errors.Is(err, errStalled):
+		return missingBelow(rpcName("pin/update", args))
 	}
 	return err
 }
@@ -113,5 +111,9 @@ func pinError(ctx, pinCtx context.Context, what string, blocks int, err error) e
 	case blocks == 0:
 		return fmt.Errorf("%s: %w: the pin did not begin", what, store.ErrUnavailable)
 	}
+	return missingBelow(what)
+}
+
+func missingBelow(what string) error {
 	return fmt.Errorf("%s: %w: no progress, a block below is missing", what, store.ErrNotFound)
 }

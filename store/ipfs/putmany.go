@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/textproto"
 	"net/url"
+	"time"
 
 	"fractal-lazy/store"
 )
@@ -72,6 +73,8 @@ type upload struct {
 
 func (c *client) startUpload(ctx context.Context, first store.Block) (*upload, error) {
 	pr, pw := io.Pipe()
+	own, cancel := context.WithCancelCause(ctx)
+	stall := time.AfterFunc(c.slowly(), func() { cancel(errStalled) })
 	// One buffer in front of the pipe makes large writes of the many small
 	// ones; the form sits above it so that both share it.
 	w := bufio.NewWriterSize(pw, 256<<10)
@@ -81,8 +84,10 @@ func (c *client) startUpload(ctx context.Context, first store.Block) (*upload, e
 		"stats":           {"true"},
 		"allow-big-block": {"false"},
 	}
-	req, err := c.rpcRequest(ctx, "dag/import", args, pr)
+	req, err := c.rpcRequest(own, "dag/import", args, &offered{pr, stall, c.slowly()})
 	if err != nil {
+		stall.Stop()
+		cancel(nil)
 		return nil, err
 	}
 	req.Header.Set("Content-Type", form.FormDataContentType())
@@ -90,7 +95,9 @@ func (c *client) startUpload(ctx context.Context, first store.Block) (*upload, e
 	req.Header.Set("Expect", "100-continue")
 	up := &upload{w: w, pipe: pw, form: form, done: make(chan error, 1)}
 	go func() {
-		err := c.runUpload(req)
+		err := c.runUpload(ctx, req, func() { stall.Reset(c.slowly()) })
+		stall.Stop()
+		cancel(nil)
 		// Whoever still writes must not wait for a reader that is gone.
 		pr.CloseWithError(errAnswered)
 		up.done <- err
@@ -108,6 +115,19 @@ func (c *client) startUpload(ctx context.Context, first store.Block) (*upload, e
 		return nil, up.finish(err)
 	}
 	return up, nil
+}
+
+// offered is the body of an upload. stall runs while the server has not taken what was read last, or owes its answer, and not while there is nothing to send.
+type offered struct {
+	io.ReadCloser
+	stall *time.Timer
+	limit time.Duration
+}
+
+func (o *offered) Read(p []byte) (int, error) {
+	o.stall.Stop()
+	defer o.stall.Reset(o.limit)
+	return o.ReadCloser.Read(p)
 }
 
 // finish ends the stream and returns what came of it. With seqErr it is cut
@@ -135,19 +155,20 @@ func (up *upload) finish(seqErr error) error {
 }
 
 // runUpload does the request and reads its answer: JSON objects, a line each.
-func (c *client) runUpload(req *http.Request) error {
+func (c *client) runUpload(ctx context.Context, req *http.Request, arrived func()) error {
 	const what = "/api/v0/dag/import"
 	res, err := c.http.Do(req)
 	if err != nil {
-		return transportError(req.Context(), what, err)
+		return transportError(ctx, what, stalled(req.Context(), err))
 	}
+	res.Body = &moving{res.Body, arrived}
 	defer drain(res.Body)
 	if res.StatusCode != http.StatusOK {
 		return c.statusError(res, what)
 	}
 	stats, err := readImportAnswer(res.Body)
 	if err != nil {
-		return transportError(req.Context(), what, err)
+		return transportError(ctx, what, stalled(req.Context(), err))
 	}
 	if err := c.trailerError(res, what); err != nil {
 		return err

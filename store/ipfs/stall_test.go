@@ -1,8 +1,10 @@
 package ipfs
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"sync/atomic"
@@ -10,6 +12,7 @@ import (
 	"time"
 
 	"fractal-lazy/store"
+	"fractal-lazy/store/storetest"
 )
 
 // TestClient_GetDoesNotWaitForAServerThatHoldsIt has a server that takes a
@@ -52,5 +55,65 @@ func TestClient_GetDoesNotWaitForAServerThatHoldsIt(t *testing.T) {
 	}
 	if _, err := c.Get(context.Background(), id); err != nil {
 		t.Fatalf("slow and moving: %v", err)
+	}
+}
+
+// A server that takes a call and never answers it, be it that it reads what is sent or not, holds up nobody for ever.
+func TestClient_NoCallWaitsForAServerThatHoldsIt(t *testing.T) {
+	var reads atomic.Bool
+	ends := make(chan struct{})
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if reads.Load() {
+			_, _ = io.Copy(io.Discard, r.Body)
+		}
+		select {
+		case <-ends:
+		case <-r.Context().Done():
+		}
+	}))
+	defer s.Close()
+	defer close(ends)
+	st := openClient(t, Options{RPC: s.URL, GetStall: 100 * time.Millisecond, PinStall: 20 * time.Millisecond})
+	big := func(yield func(store.Block, error) bool) {
+		for i := range 64 { // more than the sockets on the way hold
+			if data := bytes.Repeat([]byte{byte(i)}, store.MaxBlock); !yield(store.Block{CID: store.Sum(store.Raw, data), Data: data}, nil) {
+				return
+			}
+		}
+	}
+	b := storetest.Block("b", 10)
+	for _, read := range []bool{false, true} {
+		reads.Store(read)
+		for name, do := range map[string]func(ctx context.Context) error{
+			"Has":     func(ctx context.Context) error { _, err := st.Has(ctx, cidsOf(b)); return err },
+			"Pinned":  func(ctx context.Context) error { _, err := st.Pinned(ctx, b.CID); return err },
+			"Pin":     func(ctx context.Context) error { return st.Pin(ctx, b.CID) },
+			"Unpin":   func(ctx context.Context) error { return st.Unpin(ctx, b.CID) },
+			"PutMany": func(ctx context.Context) error { return st.PutMany(ctx, big) },
+			"one":     func(ctx context.Context) error { return st.PutMany(ctx, storetest.Seq(b)) },
+		} {
+			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+			err := do(ctx)
+			cancel()
+			if !errors.Is(err, store.ErrUnavailable) || !errors.Is(err, errStalled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+				t.Errorf("%s, the body read: %v: %v", name, read, err)
+			}
+		}
+	}
+}
+
+// It is the server that is not waited for, and not whoever gives the blocks: a disk may be slow, or a rate low.
+func TestPutMany_WaitsForWhoGivesTheBlocks(t *testing.T) {
+	_, srv := openNode(t, t.TempDir())
+	st := openClient(t, Options{RPC: srv.URL, PinStall: 300 * time.Millisecond})
+	slow := func(yield func(store.Block, error) bool) {
+		if !yield(storetest.Block("first", 10), nil) {
+			return
+		}
+		time.Sleep(4 * time.Second) // of 3 that the server may take
+		yield(storetest.Block("second", 10), nil)
+	}
+	if err := st.PutMany(t.Context(), slow); err != nil {
+		t.Fatal(err)
 	}
 }
