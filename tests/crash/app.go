@@ -204,14 +204,17 @@ func (s *server) file(f *os.File, path string, r *request, out *reply) error {
 	case "write":
 		_, err := f.WriteAt(content(r.Seed, r.Off, r.N), int64(r.Off))
 		return err
-	case "mmap":
+	case "mmap", "msync":
 		at := r.Off &^ (page - 1)
 		m, err := unix.Mmap(fd, int64(at), int(r.Off-at+r.N), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 		if err != nil {
 			return fmt.Errorf("mmap: %w", err)
 		}
 		copy(m[r.Off-at:], content(r.Seed, r.Off, r.N))
-		return unix.Munmap(m)
+		if r.Op == "msync" { // durable, without any request of FUSE where the file is passed through
+			err = unix.Msync(m, unix.MS_SYNC)
+		}
+		return errors.Join(err, unix.Munmap(m))
 	case "direct":
 		return writeDirect(path, r)
 	case "dsync":

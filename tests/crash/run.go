@@ -32,6 +32,7 @@ type variant struct {
 	rate     uint64 // of the hydrator, bytes a second; 0: no limit
 	ops      int    // of each application
 	names    bool   // hardly anything but work on names
+	demand   bool   // nothing is fetched in the background
 }
 
 func (v variant) String() string {
@@ -236,7 +237,11 @@ func (d *driver) start() error {
 		return err
 	}
 	log := zerolog.New(os.Stderr).Level(zerolog.ErrorLevel)
-	d.tree, err = lazy.Open(context.Background(), d.bt, d.unreliable(), d.w.key.Sealer(), lazy.Options{Volume: volumeName, Log: log})
+	opt := lazy.Options{Volume: volumeName, Log: log}
+	if d.v.demand {
+		opt.Prefetch = lazy.PrefetchNone
+	}
+	d.tree, err = lazy.Open(context.Background(), d.bt, d.unreliable(), d.w.key.Sealer(), opt)
 	if err != nil {
 		return err
 	}

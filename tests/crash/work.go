@@ -319,14 +319,14 @@ func (u *user) change(n *node) error {
 	old := n.now()
 	r := u.on(n, "write")
 	var next state
-	switch u.r.IntN(15) {
+	switch u.r.IntN(16) {
 	case 14: // through a handle that makes each write durable
 		r.Op, r.Off, r.N = "dsync", u.offset(old.size+1), u.length()
-	case 12: // through a mapping, which cannot make the file longer
+	case 12, 15: // through a mapping, which cannot make the file longer
 		if r.Off, r.N = u.offset(old.size+1), u.length(); r.Off+1 >= old.size {
 			return nil
 		}
-		r.Op, r.N = "mmap", min(r.N, old.size-r.Off)
+		r.Op, r.N = []string{"mmap", "msync"}[u.r.IntN(2)], min(r.N, old.size-r.Off)
 	case 13:
 		r.Op, r.Off, r.N = "direct", u.offset(old.size+1)&^(page-1), (u.length()+page-1)&^(page-1)
 	case 0, 1, 2, 3: // somewhere
@@ -346,7 +346,7 @@ func (u *user) change(n *node) error {
 		r.Op, r.Off, r.N = "zero", u.offset(old.size+1), u.length()
 	}
 	switch r.Op {
-	case "write", "mmap", "direct", "dsync":
+	case "write", "mmap", "msync", "direct", "dsync":
 		r.Seed = u.r.Uint64()
 		next = old.written(r.Off, content(r.Seed, r.Off, r.N))
 	case "truncate":
@@ -363,7 +363,7 @@ func (u *user) change(n *node) error {
 		n.states = append(n.states, next)
 		return nil
 	})
-	if err == nil && r.Op == "dsync" {
+	if err == nil && (r.Op == "dsync" || r.Op == "msync") {
 		promise()
 	}
 	return err
