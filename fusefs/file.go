@@ -35,14 +35,6 @@ func (f *FS) open(c *call, ino uint64, flags uint32, kill bool, out *fuse.OpenOu
 		}
 		f.table.note(c.request(), 0, 0)
 	}
-	// Such an open gets passthrough only beside handles that have it (mode.go). Its writes are then acknowledged
-	// without asking us, so what has to be committed before them is committed here.
-	if write && syncs(flags) && !f.res.Complete() {
-		if err := f.res.Sync(c, n.fdR, func() error { return nil }); err != nil {
-			f.drop(n)
-			return err
-		}
-	}
 	if write && !n.anchored.Load() { // somebody opened it who only reads
 		if err := f.tree.Anchor(n.fdW); err != nil {
 			f.drop(n)
@@ -60,7 +52,7 @@ func (f *FS) opened(c *call, flags uint32, h *handle, out *fuse.OpenOut) {
 	if f.opt.Opened != nil {
 		f.opt.Opened(h.node.ino)
 	}
-	f.enterMode(h, flags, out)
+	f.enterMode(c, h, flags, out)
 	f.handles.add(h, c.request())
 	out.Fh = h.id
 }

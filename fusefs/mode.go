@@ -17,6 +17,11 @@ import (
 //	cached handles open           the next one is cached
 //	none open                     passthrough if the file is local for ever, else cached
 //
+// Who writes in passthrough mode makes things durable without asking us: by msync, by RWF_DSYNC, by O_DSYNC. BTRFS then logs the inode, its names and the new
+// directories above it, and of a directory whose filling is not committed that would be a part (R6). So while a filling is not committed
+// a writer is cached, or waits for the commit where others of the inode have passthrough. Then all that is above the inode is committed, and stays so:
+// a rename to another directory and a link wait for the commit as well (names.go). Readers are not held up: msync through a descriptor without the right to write does nothing.
+//
 // A file that becomes local while it is open thus turns to passthrough at the first open that finds no other handle.
 //
 // The kernel's pages of a cached inode stay valid from one open to the next, for nobody
@@ -29,17 +34,26 @@ import (
 const nearlyFull = 64 << 20
 
 // enterMode decides on the mode of h, a new handle with the open(2) flags, and sets out.
-func (f *FS) enterMode(h *handle, flags uint32, out *fuse.OpenOut) {
+func (f *FS) enterMode(c *call, h *handle, flags uint32, out *fuse.OpenOut) {
 	n := h.node
 	local := f.res.Complete() || n.remote() == nil
+	settled := !h.write || !f.filling()
 	notify := false
 	n.mu.Lock()
+	if !settled && n.pass > 0 { // beside those it has to be one of them
+		n.mu.Unlock()
+		if err := f.settle(c); err != nil { // the disk fails: nothing is logged any more either
+			f.opt.Log.Error().Err(err).Uint64("ino", n.ino).Msg("what was filled cannot be committed")
+		}
+		settled = true
+		n.mu.Lock()
+	}
 	switch {
 	case n.pass > 0:
 		h.pass = true
 	case n.cached > 0:
 	default:
-		h.pass = local && f.mayPass(h, flags) && f.registerLocked(n, true)
+		h.pass = local && settled && f.mayPass(h, flags) && f.registerLocked(n, true)
 		notify = h.pass && n.file != nil
 	}
 	if h.pass {
@@ -70,6 +84,20 @@ func (f *FS) enterMode(h *handle, flags uint32, out *fuse.OpenOut) {
 			f.forgetAttr(n.ino)
 		}
 	}
+}
+
+// filling reports whether something was filled that is not committed.
+func (f *FS) filling() bool {
+	t, ok := f.res.(Fillings)
+	return ok && !f.res.Complete() && t.Filling()
+}
+
+// settle returns when all that was filled so far is committed.
+func (f *FS) settle(c *call) error {
+	if !f.filling() {
+		return nil
+	}
+	return f.res.Sync(c, f.tree.RootFD(), func() error { return nil })
 }
 
 // forgetAttr has the kernel ask for the attributes of ino at their next use, whatever attrTimeout said of them: a writer got

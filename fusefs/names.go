@@ -181,6 +181,9 @@ func (f *FS) Link(cancel <-chan struct{}, in *fuse.LinkIn, name string, out *fus
 	if err := f.allNames(c, nodeToIno(in.Oldnodeid)); err != nil {
 		return c.end(err)
 	}
+	if err := f.fillAndSettle(c); err != nil { // as for a rename
+		return c.end(err)
+	}
 	return c.end(f.make(c, &h, name, 0, 0, out, func(dirfd int, _ uint32) error {
 		fd, release, err := f.reach(nodeToIno(in.Oldnodeid))
 		if err != nil {
@@ -189,6 +192,16 @@ func (f *FS) Link(cancel <-chan struct{}, in *fuse.LinkIn, name string, out *fus
 		defer release()
 		return unix.Linkat(fd, "", dirfd, name, unix.AT_EMPTY_PATH)
 	}, func(dirfd int) error { return c.madeLink(dirfd, name, nodeToIno(in.Oldnodeid)) }))
+}
+
+// fillAndSettle returns when the directory of c is filled, and that is committed.
+func (f *FS) fillAndSettle(c *call) error {
+	d, err := f.directory(c, c.ino)
+	if err != nil {
+		return err
+	}
+	d.release()
+	return f.settle(c)
 }
 
 // allNames returns when all names of ino are filled, which must not get one more before: the entries of directories that are not filled
@@ -283,6 +296,11 @@ func (f *FS) rename(c *call, in *fuse.RenameIn, oldName, newName string) error {
 	oldDir, newDir := from.fd, to.fd
 	if f.renamed(c, in, oldDir, oldName, newDir, newName) {
 		return nil
+	}
+	if to != from { // what is written in passthrough mode, or has such files below it, must not get into what is not committed (mode.go)
+		if err := f.settle(c); err != nil {
+			return err
+		}
 	}
 	if in.Flags&(unix.RENAME_EXCHANGE|unix.RENAME_NOREPLACE) == 0 {
 		if err := f.fillVictim(c, newDir, newName); err != nil {

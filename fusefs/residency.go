@@ -117,6 +117,12 @@ type Names interface {
 	FillNames(ctx context.Context, path string) error
 }
 
+// Fillings is what a Residency may also offer: whether the filling of any directory is under way or not yet committed. While one is, nothing may be made
+// durable but by Sync (R6), and the kernel does so without asking in passthrough mode.
+type Fillings interface {
+	Filling() bool
+}
+
 // Flags is what a Residency may also offer: running do, which looks at the immutable and append-only flags of an inode, or makes a change that they
 // may forbid, while none of them is lifted for a moment, as fetching into a protected file needs. It is asked with the gate of Freeze held, or without.
 type Flags interface {

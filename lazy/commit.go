@@ -141,3 +141,6 @@ func (t *Tree) Sync(_ context.Context, fd int, do func() error) error {
 	}
 	return t.Steady(func() error { return t.commit.sync(fd, do) })
 }
+
+// Filling implements fusefs.Fillings.
+func (t *Tree) Filling() bool { return !t.complete.Load() && t.commit.dirty() && !omit(r6) }

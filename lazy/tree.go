@@ -44,6 +44,7 @@ var (
 	_ fusefs.Still     = (*Tree)(nil)
 	_ fusefs.Names     = (*Tree)(nil)
 	_ fusefs.Flags     = (*Tree)(nil)
+	_ fusefs.Fillings  = (*Tree)(nil)
 	_ fusefs.Caps      = (*Tree)(nil)
 )
 
