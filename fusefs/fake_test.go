@@ -25,6 +25,8 @@ type partial struct {
 	delay time.Duration
 	stall chan struct{} // while not nil and not closed, fetches wait
 
+	filling atomic.Bool // until the next Sync
+
 	fills, syncs, closed, opened atomic.Int64
 	ended                        atomic.Int64 // waits that ended with their context
 
@@ -114,8 +116,11 @@ func (p *partial) File(ctx context.Context, ino uint64) (File, error) {
 
 func (p *partial) Sync(ctx context.Context, fd int, do func() error) error {
 	p.syncs.Add(1)
+	p.filling.Store(false)
 	return do()
 }
+
+func (p *partial) Filling() bool { return p.filling.Load() }
 
 func (rf *remoteFile) Local() bool { return rf.local.Load() }
 func (rf *remoteFile) Close()      { rf.r.closed.Add(1) }

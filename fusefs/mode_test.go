@@ -201,15 +201,7 @@ func TestModes_TurnToPassthroughAtTheNextOpen(t *testing.T) {
 	rf := res.add(t, filepath.Join(src, "f"), want)
 	w := mountTest(t, src, res, Options{})
 	p := filepath.Join(w.mnt, "f")
-	mode := func() (cached, pass int) {
-		if n := w.held(rf.ino); n != nil {
-			defer w.drop(n)
-			n.mu.Lock()
-			defer n.mu.Unlock()
-			return n.cached, n.pass
-		}
-		return 0, 0
-	}
+	mode := func() (cached, pass int) { return w.modes(rf.ino) }
 	f, err := os.Open(p)
 	must(t, err)
 	if c, b := mode(); c != 1 || b != 0 {

@@ -35,7 +35,8 @@
 //	R4  A sector that a write covers in part is fetched first.
 //	R5  A file is complete when its data is durable; only then its mark says so.
 //	R6  The filling of a directory is committed before an fsync of any
-//	    application is acknowledged.
+//	    application is acknowledged; and before what is made durable without
+//	    asking (in passthrough mode) can have to do with it.
 //
 // # Locks
 //
