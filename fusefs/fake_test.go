@@ -122,6 +122,12 @@ func (p *partial) Sync(ctx context.Context, fd int, do func() error) error {
 
 func (p *partial) Filling() bool { return p.filling.Load() }
 
+func (p *partial) Steady(do func() error) error { return do() }
+
+func (p *partial) Protected(path string) (bool, error) {
+	return filepath.Base(path) == "protected", nil
+}
+
 func (rf *remoteFile) Local() bool { return rf.local.Load() }
 func (rf *remoteFile) Close()      { rf.r.closed.Add(1) }
 

@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -97,6 +98,22 @@ func TestFilling_NamesInOtherDirectoriesWaitForTheCommit(t *testing.T) {
 			t.Errorf("%s: %d commits were waited for, should be %d", c.name, n, c.commits)
 		}
 	}
+}
+
+// The flags of a protected directory are lifted while it is being filled.
+func TestFilling_ProtectedDirectoriesKeepTheirNames(t *testing.T) {
+	src := newSubvolume(t)
+	must(t, os.Mkdir(filepath.Join(src, "protected"), 0o755))
+	must(t, os.Mkdir(filepath.Join(src, "other"), 0o755))
+	w := mountTest(t, src, newPartial(t, src), Options{})
+	at := func(name string) string { return filepath.Join(w.mnt, name) }
+	if err := os.Rename(at("protected"), at("new")); !errors.Is(err, unix.EPERM) {
+		t.Errorf("rename: %v", err)
+	}
+	if err := unix.Renameat2(unix.AT_FDCWD, at("other"), unix.AT_FDCWD, at("protected"), unix.RENAME_EXCHANGE); err != unix.EPERM {
+		t.Errorf("exchange: %v", err)
+	}
+	must(t, os.Rename(at("other"), at("new")))
 }
 
 func inoOf(t *testing.T, path string) uint64 {

@@ -303,6 +303,18 @@ func (f *FS) steady(do func() error) error {
 	return do()
 }
 
+// unprotected returns EPERM for a directory that is protected and being filled. It is called in do of change.
+func (f *FS) unprotected(path string) error {
+	flags, ok := f.res.(Flags)
+	if !ok || f.res.Complete() {
+		return nil
+	}
+	if is, err := flags.Protected(path); is && err == nil {
+		return unix.EPERM
+	}
+	return nil // what cannot be read is met by the change itself
+}
+
 func nodeToIno(node uint64) uint64 {
 	if node == fuse.FUSE_ROOT_ID {
 		return rootIno

@@ -316,6 +316,14 @@ func (f *FS) rename(c *call, in *fuse.RenameIn, oldName, newName string) error {
 		victim = f.keepVictim(newDir, newName)
 	}
 	err = f.change(func() error {
+		if err := f.unprotected(procPath(oldDir) + "/" + oldName); err != nil {
+			return err
+		}
+		if in.Flags&unix.RENAME_EXCHANGE != 0 {
+			if err := f.unprotected(procPath(newDir) + "/" + newName); err != nil {
+				return err
+			}
+		}
 		return f.as(uid, gid, func() error {
 			return unix.Renameat2(oldDir, oldName, newDir, newName, uint(in.Flags))
 		})

@@ -125,8 +125,12 @@ type Fillings interface {
 
 // Flags is what a Residency may also offer: running do, which looks at the immutable and append-only flags of an inode, or makes a change that they
 // may forbid, while none of them is lifted for a moment, as fetching into a protected file needs. It is asked with the gate of Freeze held, or without.
+//
+// Protected reports whether the directory at path (of a descriptor, perhaps with a name below it) is immutable or append-only although its flags do not say
+// so: they are lifted for as long as it is being filled. It is asked in do of Steady.
 type Flags interface {
 	Steady(do func() error) error
+	Protected(path string) (bool, error)
 }
 
 // Caps is what a Residency may also offer: the capabilities of the regular file at path (of a descriptor) where it keeps them; nil where it does not.

@@ -116,6 +116,12 @@ func (t *Tree) Steady(do func() error) error {
 	return do()
 }
 
+// Protected implements fusefs.Flags.
+func (t *Tree) Protected(path string) (bool, error) {
+	m, err := mark.GetDir(path)
+	return m != nil && m.Flags&protectedFlags != 0, err
+}
+
 func getCaps(fd int) ([]byte, error) {
 	b, err := backing.Getxattr(fd, capsName)
 	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EOPNOTSUPP) {
@@ -161,6 +167,10 @@ func (t *Tree) protect(fd int, want uint32) error {
 	}
 	t.flags.Lock()
 	defer t.flags.Unlock()
+	return protectLocked(fd, want)
+}
+
+func protectLocked(fd int, want uint32) error {
 	flags, err := backing.GetFlags(fd)
 	if err != nil || flags|want&protectedFlags == flags {
 		return err

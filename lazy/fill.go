@@ -160,15 +160,25 @@ func (t *Tree) fillDir(ctx context.Context, ino uint64) error {
 	if err := setMtime(fd, m.Mtime); err != nil {
 		return fmt.Errorf("set times of directory %d: %w", ino, err)
 	}
-	if err := mark.Remove(mark.FD(fd), mark.DirName); err != nil {
-		return err
-	}
-	if err := t.protect(fd, m.Flags); err != nil {
+	if err := t.unmark(fd, m.Flags); err != nil {
 		return err
 	}
 	t.count.filled(&m.Ref, d.count)
 	t.opt.Log.Debug().Str("volume", t.opt.Volume).Str("op", "fill").Uint64("ino", ino).Dur("took", time.Since(began)).Msg("directory filled")
 	return nil
+}
+
+// unmark takes the mark of a filled directory away, and gives it its flags. Who looks at one of the two (Protected) finds it protected throughout.
+func (t *Tree) unmark(fd int, flags uint32) error {
+	if flags&protectedFlags == 0 {
+		return mark.Remove(mark.FD(fd), mark.DirName)
+	}
+	t.flags.Lock()
+	defer t.flags.Unlock()
+	if err := mark.Remove(mark.FD(fd), mark.DirName); err != nil {
+		return err
+	}
+	return protectLocked(fd, flags)
 }
 
 // lift clears the protecting flags of a directory that is to be filled.

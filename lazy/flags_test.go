@@ -185,3 +185,45 @@ func TestLifted_IsNotInASnapshot(t *testing.T) {
 		t.Errorf("the mark is there: %v, %v", l, err)
 	}
 }
+
+// TestFlags_OfADirectoryThatIsBeingFilled : either its flags say that it is immutable, or its mark does.
+func TestFlags_OfADirectoryThatIsBeingFilled(t *testing.T) {
+	w := newWorld(t)
+	src := w.subvolume()
+	check(t, os.Mkdir(filepath.Join(src, "a"), 0o755))
+	for i := range 2000 {
+		check(t, os.WriteFile(filepath.Join(src, "a", fmt.Sprint(i)), nil, 0o644))
+	}
+	setFlags(t, filepath.Join(src, "a"), immutable)
+	v := w.open(w.lazy(w.publish(src, replica.Base{})), lazy.Options{Prefetch: lazy.PrefetchNone})
+	dir := filepath.Join(v.path, "a")
+	ino := v.ino("a")
+	done := make(chan error, 1)
+	go func() { done <- v.Fill(context.Background(), ino) }()
+	lifted := 0
+	for filled := false; !filled; {
+		select {
+		case err := <-done:
+			check(t, err)
+			filled = true
+		default:
+		}
+		check(t, v.Steady(func() error {
+			byMark, err := v.Protected(dir)
+			byFlag := flagsOf(t, dir)&immutable != 0
+			if !byFlag {
+				lifted++
+			}
+			if !byMark && !byFlag {
+				t.Error("it is not protected for a moment")
+			}
+			return err
+		}))
+	}
+	if is, err := v.Protected(dir); is || err != nil {
+		t.Errorf("when it is filled its mark says so still: %t, %v", is, err)
+	}
+	if lifted == 0 {
+		t.Error("its flags were never seen lifted: nothing was tested")
+	}
+}
