@@ -219,13 +219,16 @@ func (t *Tree) stored(ino uint64) uint64 {
 }
 
 // directories fills every directory. New marks get higher inode numbers than
-// all before, so that going on where the last search ended finds them all.
+// all before, so that going on where the last search ended finds most of them.
+// Where several directories are filled at once, one may get its mark behind the search, as one may that a reader filled half-way: so it
+// ends with a look from the start, and goes on from what that finds.
 func (h *hydrator) directories(ctx context.Context) error {
 	t := h.t
 	if t.filled.Load() {
 		return nil
 	}
 	soon := firstDirectories
+	behind := uint64(0) // what the last look from the start found
 	for from := uint64(0); ; {
 		found := false
 		err := t.bt.EachXattr(ctx, mark.DirName, from, func(ino uint64, _ []byte) error {
@@ -248,23 +251,37 @@ func (h *hydrator) directories(ctx context.Context) error {
 		if h.left.Load() > 0 {
 			return nil
 		}
-		break
-	}
-	// A look from the start: one filled by a reader who failed half-way may be behind.
-	some := errors.New("some are not filled")
-	err := t.bt.EachXattr(ctx, mark.DirName, 0, func(uint64, []byte) error { return some })
-	switch {
-	case errors.Is(err, some):
-		h.left.Add(1)
-		return nil
-	case err != nil:
-		return err
+		first, err := t.firstUnfilled(ctx)
+		if err != nil {
+			return err
+		}
+		if first == 0 {
+			break
+		}
+		if first <= behind { // it was tried, and nobody said why it is not filled
+			h.left.Add(1)
+			return nil
+		}
+		from, behind = first, first
 	}
 	if err := t.dropHidden(ctx); err != nil {
 		return err
 	}
 	t.filled.Store(true)
 	return nil
+}
+
+// firstUnfilled returns the marked directory with the lowest inode number; 0: there is none.
+func (t *Tree) firstUnfilled(ctx context.Context) (first uint64, err error) {
+	found := errors.New("found")
+	err = t.bt.EachXattr(ctx, mark.DirName, 0, func(ino uint64, _ []byte) error {
+		first = ino
+		return found
+	})
+	if errors.Is(err, found) {
+		err = nil
+	}
+	return first, err
 }
 
 // files brings pending files: those with their windows in the mark, or the
