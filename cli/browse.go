@@ -73,7 +73,7 @@ func showAt(path, dir string) error {
 		return fmt.Errorf("%s cannot be seen here: does the driver run in a container? Leave DIR out: %w", path, err)
 	}
 	if st, err := os.Stat(dir); err != nil || !st.IsDir() {
-		return fmt.Errorf("%s is not a folder", dir)
+		return fmt.Errorf("%s is not a folder: make it first", dir)
 	}
 	if err := unix.Mount(path, dir, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("show the snapshot at %s: %w", dir, err)

@@ -94,7 +94,15 @@ func stateOf(j *schedule.Listed) string {
 	case j.Paused:
 		return "paused"
 	case j.Failed > 0:
-		return fmt.Sprintf("failed %d times: %s", j.Failed, j.Error)
+		return fmt.Sprintf("failed %s: %s", times(j.Failed), j.Error)
 	}
 	return "ok"
+}
+
+// times says how often something happened.
+func times(n int) string {
+	if n == 1 {
+		return "once"
+	}
+	return fmt.Sprintf("%d times", n)
 }

@@ -40,6 +40,9 @@ func inspectVolume(w io.Writer, v volume.Info) {
 	line("Public key", v.Pubkey)
 	line("State", v.State)
 	line("Locked", v.LockedWhy)
+	if v.CloneOf != "" {
+		line("Clone of", v.CloneOf+", which stays until this one is whole and published")
+	}
 	line("Fenced by", v.FencedBy)
 	line("Offline", v.OfflineWhy)
 	line("Mount point", v.Mountpoint)

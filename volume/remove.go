@@ -38,8 +38,8 @@ func (m *Manager) Remove(ctx context.Context, name string, force bool) error {
 		return v.wrap(fmt.Errorf("%w: unmount it first%s", ErrInUse, usedFor(v.name, ids)))
 	}
 	if c := m.clonesOf(v); len(c) > 0 && !v.isView() {
-		return v.wrap(fmt.Errorf("%w: its clone %s still takes content from it: fetch that first (`fractal-lazy hydrate --wait %s`), or remove the clone",
-			ErrInUse, c[0], c[0]))
+		return v.wrap(fmt.Errorf("%w: its clone %s is not whole and published under its own key yet: mount that, then `fractal-lazy hydrate --wait %s` and "+
+			"`fractal-lazy flush %s`, or remove it", ErrInUse, c[0], c[0], c[0]))
 	}
 	m.stopWork(v)
 	if err := m.checkSaved(v); err != nil && !force {
