@@ -28,6 +28,7 @@ func main() {
 	flag.IntVar(&s.rounds, "rounds", 2, "how often each change is made and measured")
 	dir := flag.String("dir", "/var/tmp", "where the pool's file and the backups are, in a folder that is taken away again")
 	only := flag.String("tools", "", "names of the tools to run, with commas; empty: all")
+	profile := flag.String("profile", "", "folder for CPU profiles of ours, one a backup; empty: none")
 	child := flag.String("publish", "", "internal: publish what this file describes")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -36,7 +37,7 @@ func main() {
 	if *child != "" {
 		err = publish(ctx, *child)
 	} else {
-		err = run(ctx, s, *dir, *only)
+		err = run(ctx, s, *dir, *only, *profile)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench-snapshot:", err)
@@ -47,22 +48,23 @@ func main() {
 // bench is one run.
 type bench struct {
 	scale
-	dir    string // outside of the pool
-	pool   string
-	volume string
-	tools  []tool
-	rows   []*row
-	n      int // snapshots taken
+	dir     string // outside of the pool
+	pool    string
+	volume  string
+	profile string // folder for profiles; empty: none
+	tools   []tool
+	rows    []*row
+	n       int // snapshots taken
 }
 
-func run(ctx context.Context, s scale, dir, only string) (err error) {
+func run(ctx context.Context, s scale, dir, only, profile string) (err error) {
 	if os.Getuid() != 0 {
 		return fmt.Errorf("mounting needs root: run it with sudo")
 	}
 	if s.files < 100 || s.big < 8 || s.rounds < 1 {
 		return fmt.Errorf("too small: at least 100 files, 8 MiB, 1 round")
 	}
-	b := &bench{scale: s}
+	b := &bench{scale: s, profile: profile}
 	if b.dir, err = os.MkdirTemp(dir, "bench-snapshot-"); err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/pprof"
 	"time"
 
 	"fractal-lazy/hive"
@@ -34,11 +35,14 @@ type task struct {
 	Took            time.Duration
 	Bytes           uint64
 	Way             string
+	Profile         string // where a CPU profile of it goes; empty: nowhere
 }
 
 type ours struct {
-	file string
-	task task
+	file    string
+	profile string // folder
+	n       int
+	task    task
 }
 
 func newOurs(b *bench) (tool, error) {
@@ -47,7 +51,7 @@ func newOurs(b *bench) (tool, error) {
 		return nil, err
 	}
 	dir := filepath.Join(b.dir, "ours")
-	o := &ours{file: filepath.Join(dir, "task"), task: task{Dir: dir, Key: key.Reveal(), Machine: uuid.New(), Token: uuid.NewString()}}
+	o := &ours{file: filepath.Join(dir, "task"), profile: b.profile, task: task{Dir: dir, Key: key.Reveal(), Machine: uuid.New(), Token: uuid.NewString()}}
 	return o, os.Mkdir(dir, 0o700)
 }
 
@@ -56,6 +60,10 @@ func (o *ours) close()       {}
 
 func (o *ours) backup(ctx context.Context, path string) (cost, error) {
 	o.task.Snapshot = path
+	if o.profile != "" {
+		o.n++
+		o.task.Profile = filepath.Join(o.profile, fmt.Sprintf("publish-%d.pprof", o.n))
+	}
 	if err := writeTask(o.file, &o.task); err != nil {
 		return cost{}, err
 	}
@@ -133,6 +141,17 @@ func publish(ctx context.Context, file string) (err error) {
 		if job.Base.Root, err = cid.Decode(t.Root); err != nil {
 			return err
 		}
+	}
+	if t.Profile != "" {
+		f, err := os.Create(t.Profile)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
 	}
 	begin := time.Now()
 	r, err := replica.New(replica.Deps{Store: st, Hive: client, Nodes: filepath.Join(t.Dir, "nodes"), Log: zerolog.Nop()}).Publish(ctx, job)
