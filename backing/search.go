@@ -88,21 +88,32 @@ func next(ino uint64, typ uint32, offset uint64) (uint64, uint32, uint64) {
 
 // findXattr looks for name in an item, which holds several attributes where
 // their names hash alike.
-func findXattr(item []byte, name string) ([]byte, bool, error) {
+func findXattr(item []byte, name string) (value []byte, ok bool, err error) {
+	err = eachXattr(item, func(n, v []byte) bool {
+		if ok = string(n) == name; ok {
+			value = v
+		}
+		return !ok
+	})
+	return value, ok, err
+}
+
+// eachXattr calls fn for each attribute in an item, until fn returns false.
+func eachXattr(item []byte, fn func(name, value []byte) bool) error {
 	for len(item) > 0 {
 		if len(item) < dirItemHeader {
-			return nil, false, fmt.Errorf("attribute item of %d bytes", len(item))
+			return fmt.Errorf("attribute item of %d bytes", len(item))
 		}
 		dataLen := int(binary.LittleEndian.Uint16(item[25:]))
 		nameLen := int(binary.LittleEndian.Uint16(item[27:]))
 		if len(item) < dirItemHeader+nameLen+dataLen {
-			return nil, false, fmt.Errorf("attribute item of %d bytes", len(item))
+			return fmt.Errorf("attribute item of %d bytes", len(item))
 		}
 		body := item[dirItemHeader:]
-		if string(body[:nameLen]) == name {
-			return body[nameLen : nameLen+dataLen], true, nil
+		if !fn(body[:nameLen], body[nameLen:nameLen+dataLen]) {
+			return nil
 		}
 		item = body[nameLen+dataLen:]
 	}
-	return nil, false, nil
+	return nil
 }

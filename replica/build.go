@@ -151,6 +151,7 @@ func (p *Publisher) plan(ctx context.Context, j *Job, get snapshot.Getter, out *
 		if w.origin != nil {
 			was.ino = backing.RootIno
 		}
+		w.search = base == nil && !p.noSearch
 		pl.root, err = w.root(was)
 		return pl, err
 	}

@@ -26,34 +26,45 @@ type inode struct {
 
 // readInode reads the attributes and marks of fd, an O_PATH descriptor unless st is of a regular file or a directory.
 func readInode(fd int, st *unix.Statx_t) (*inode, error) {
-	in := &inode{attr: wire.Attr{
-		Mode: uint32(st.Mode), UID: st.Uid, GID: st.Gid,
-		Mtime: wire.Time{Sec: st.Mtime.Sec, Nsec: st.Mtime.Nsec},
-	}}
+	var flags uint32
 	switch uint32(st.Mode) & unix.S_IFMT {
-	case unix.S_IFCHR, unix.S_IFBLK:
-		in.attr.Rdev = unix.Mkdev(st.Rdev_major, st.Rdev_minor)
 	case unix.S_IFREG, unix.S_IFDIR:
-		flags, err := backing.GetFlags(fd)
-		if err != nil {
+		var err error
+		if flags, err = backing.GetFlags(fd); err != nil {
 			return nil, err
 		}
-		in.attr.Flags = flags & wire.KeptFlags
 	}
 	names, err := backing.Listxattr(fd)
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range names {
+	xattrs := make([]backing.Xattr, len(names))
+	for i, name := range names {
 		value, err := backing.Getxattr(fd, name)
 		if err != nil {
 			return nil, err
 		}
-		if !strings.HasPrefix(name, mark.Prefix) {
-			in.attr.Xattrs = append(in.attr.Xattrs, wire.Xattr{Name: name, Value: value})
+		xattrs[i] = backing.Xattr{Name: name, Value: value}
+	}
+	return newInode(st, flags, xattrs)
+}
+
+// newInode is the inode of what was read of it, whose values it keeps.
+func newInode(st *unix.Statx_t, flags uint32, xattrs []backing.Xattr) (*inode, error) {
+	in := &inode{attr: wire.Attr{
+		Mode: uint32(st.Mode), UID: st.Uid, GID: st.Gid, Flags: flags & wire.KeptFlags,
+		Mtime: wire.Time{Sec: st.Mtime.Sec, Nsec: st.Mtime.Nsec},
+	}}
+	switch uint32(st.Mode) & unix.S_IFMT {
+	case unix.S_IFCHR, unix.S_IFBLK:
+		in.attr.Rdev = unix.Mkdev(st.Rdev_major, st.Rdev_minor)
+	}
+	for _, x := range xattrs {
+		if !strings.HasPrefix(x.Name, mark.Prefix) {
+			in.attr.Xattrs = append(in.attr.Xattrs, wire.Xattr{Name: x.Name, Value: x.Value})
 			continue
 		}
-		if err := in.setMark(name, value); err != nil {
+		if err := in.setMark(x.Name, x.Value); err != nil {
 			return nil, err
 		}
 	}
@@ -69,6 +80,11 @@ func (w *walker) readInode(fd int, st *unix.Statx_t) (*inode, error) {
 	if err != nil {
 		return nil, err
 	}
+	return w.own(in, st)
+}
+
+// own makes of an inode what a snapshot of the volume of w has of it.
+func (w *walker) own(in *inode, st *unix.Statx_t) (*inode, error) {
 	if in.lift != nil {
 		w.lifted = *in.lift // the root comes first
 	}

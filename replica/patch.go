@@ -157,7 +157,8 @@ func (p *patcher) listing(ino uint64, path string) func(context.Context) iter.Se
 				yield(snapshot.Node{}, err)
 				return
 			}
-			for _, name := range names {
+			for _, n := range names {
+				name := n.name
 				was, err := p.entryBefore(ctx, backing.InodeName{Dir: ino, Name: name})
 				if err != nil {
 					yield(snapshot.Node{}, fmt.Errorf("read the base: %w", err))

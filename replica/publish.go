@@ -31,6 +31,7 @@ type Publisher struct {
 	maxChanges int  // that the change set of a Job may hold
 	walkOnly   bool // the kernel is not asked for changes
 	whole      bool // every directory is listed, though the changes are known
+	noSearch   bool // no file is looked up in the subvolume's tree
 }
 
 // New returns a Publisher. It does nothing until Publish is called.

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"iter"
 	"slices"
+	"strings"
 
 	"fractal-lazy/backing"
 	"fractal-lazy/mark"
@@ -39,6 +40,9 @@ type walker struct {
 	foreign bool
 	// lifted is the inode whose flags a process that died had lifted; the zero value: none.
 	lifted mark.Lifted
+
+	// search: regular files are looked up in the subvolume's tree (search.go), not one by one.
+	search bool
 
 	base   *snapshot.Reader // of the base's tree; nil: there is no base
 	origin *origin          // the base's local snapshot; nil: not here
@@ -87,15 +91,26 @@ func (w *walker) list(ctx context.Context, ino uint64, path string, was counterp
 	if err != nil {
 		return err
 	}
+	ahead := searched{w: w, path: path, names: names}
 	if was.ref != nil {
 		next, stop := iter.Pull2(w.base.Dir(ctx, *was.ref))
 		defer stop()
 		d.next = next
 	}
-	for _, name := range names {
+	for i, name := range names {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		if n, ok, err := ahead.node(i); ok || err != nil {
+			if err != nil {
+				return fmt.Errorf("%q: %w", name.name, err)
+			}
+			if !yield(n, nil) {
+				return nil
+			}
+			continue
+		}
+		name := name.name
 		if err := d.open(); err != nil {
 			return err
 		}
@@ -322,16 +337,23 @@ func kept(m *mark.File, st *unix.Statx_t) bool {
 	return m.Unchanged(wire.Time{Sec: st.Ctime.Sec, Nsec: st.Ctime.Nsec})
 }
 
+// named is a name in a directory, with what the directory says of its inode.
+type named struct {
+	name string
+	ino  uint64 // of a nested subvolume the number of its tree
+	typ  uint8  // DT_*
+}
+
 // sortedNames returns the names in the directory fd in byte order.
-func sortedNames(fd int, root bool) ([]string, error) {
-	var names []string
-	err := backing.ReadDir(fd, func(name string, _ uint64, _ uint8) error {
+func sortedNames(fd int, root bool) ([]named, error) {
+	var names []named
+	err := backing.ReadDir(fd, func(name string, ino uint64, typ uint8) error {
 		if !root || name != hiddenDir {
-			names = append(names, name)
+			names = append(names, named{name, ino, typ})
 		}
 		return nil
 	})
-	slices.Sort(names)
+	slices.SortFunc(names, func(a, b named) int { return strings.Compare(a.name, b.name) })
 	return names, err
 }
 
