@@ -8,7 +8,7 @@
 // Where its local snapshot is still here, the kernel is asked what changed since
 // (changeset.go), and only directories with changed names and changed ranges of files
 // are looked at (patch.go): the cost is that of the change. Otherwise, and where
-// more changed than fits in memory, the walk (walk.go) goes through the new snapshot and
+// more changed than fits in memory, the walk (walk.go; search.go finds the files of a first snapshot) goes through the new snapshot and
 // the base in step, so that what did not change is taken
 // by reference and not read. Result.Way says which it was. A mark (package mark) says which files and
 // directories of a snapshot are still remote: these keep their references
@@ -34,7 +34,7 @@
 //
 // # Memory
 //
-// Blocks under way are bounded (upload.go); so are the changes (maxChanges), the names of one directory
+// Blocks under way are bounded (upload.go); so are what is looked up ahead (search.go), the changes (maxChanges), the names of one directory
 // for each level that the walk is in, and what package snapshot holds.
 //
 // # Concurrency

@@ -56,13 +56,13 @@ func (s *searched) node(i int) (n snapshot.Node, ok bool, err error) {
 		s.w.setContent(&n, &it.Stat, in, nil)
 		return n, true, nil
 	}
-	if it.Layout == backing.LayoutInline {
-		n.Open = func(context.Context) (snapshot.File, error) { return &inlineFile{data: it.Inline}, nil }
-		return n, true, nil
-	}
 	name := s.names[i].name
 	n.Open = func(context.Context) (snapshot.File, error) {
-		return &wholeFile{w: s.w, path: s.path, name: name, ino: it.Stat.Ino, size: it.Stat.Size}, nil
+		var f snapshot.File = &inlineFile{data: it.Inline}
+		if it.Layout == backing.LayoutWhole {
+			f = &wholeFile{w: s.w, path: s.path, name: name, ino: it.Stat.Ino, size: it.Stat.Size}
+		}
+		return s.w.out.file(f, it.Stat.Ino, false), nil
 	}
 	return n, true, nil
 }
@@ -101,6 +101,9 @@ func (noBase) Known(context.Context, uint64, uint32) (wire.Window, bool, error) 
 func (noBase) Previous(context.Context, uint64, uint32) (wire.Window, bool, error) {
 	return wire.Window{}, false, nil
 }
+
+// Before implements snapshot.File.
+func (noBase) Before(context.Context, uint64, uint32) (*snapshot.Before, error) { return nil, nil }
 
 // inlineFile is a file whose content was in the tree.
 type inlineFile struct {
