@@ -17,19 +17,12 @@ import (
 	format "github.com/ipfs/go-ipld-format"
 )
 
-// A batch is committed when it has so many blocks or bytes. Larger ones cost
-// fewer syncs of folders; a smaller one shows its blocks sooner.
-const (
-	batchBlocks = 512
-	batchBytes  = 64 << 20
-)
-
 // shards is flatfs's own default less one letter: 32 folders, since every
 // batch syncs each folder that it touched. 10 million blocks make 312,000
 // names a folder, which ext4, XFS and BTRFS index well.
 var shards = flatfs.NextToLast(1)
 
-// blockFiles keeps blocks as files, one each, through flatfs. On top of it
+// blockFiles keeps blocks as files, one each, in the layout of flatfs, which reads and deletes them; batch writes them. On top of it
 // comes what an acknowledged block needs: it is durable, and it is spared by
 // collection for a while.
 type blockFiles struct {
@@ -121,6 +114,37 @@ func (b *blockFiles) size(ctx context.Context, c cid.Cid) (int, error) {
 	return size, err
 }
 
+// count returns how many blocks there are, and their bytes. What comes or goes meanwhile may be in it or not.
+func (b *blockFiles) count(ctx context.Context) (blocks, bytes uint64, err error) {
+	shards, err := os.ReadDir(b.dir)
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, s := range shards {
+		if !s.IsDir() || s.Name() == tempDir {
+			continue
+		}
+		files, err := os.ReadDir(filepath.Join(b.dir, s.Name()))
+		if err != nil {
+			return 0, 0, err
+		}
+		for _, f := range files {
+			if err := ctx.Err(); err != nil {
+				return 0, 0, err
+			}
+			info, err := f.Info()
+			if errors.Is(err, fs.ErrNotExist) { // collected
+				continue
+			}
+			if err != nil {
+				return 0, 0, err
+			}
+			blocks, bytes = blocks+1, bytes+uint64(info.Size())
+		}
+	}
+	return blocks, bytes, nil
+}
+
 // stat is size for those who will rely on the answer: from here on the block
 // is spared by collection as if it had just been written. One that may not be
 // durable yet is not there, for batch.add the same: it is sent once more.
@@ -165,84 +189,4 @@ func (b *blockFiles) isUnsynced(key datastore.Key) bool {
 // notFound is the error of Kubo, word for word: clients read it.
 func notFound(c cid.Cid) error {
 	return fmt.Errorf("block was not found locally (offline): %w", format.ErrNotFound{Cid: c})
-}
-
-// batch collects blocks for one round of syncs. It is used by one goroutine
-// and ended by either commit or discard.
-type batch struct {
-	b     *blockFiles
-	under datastore.Batch
-	keys  []datastore.Key
-	bytes int
-}
-
-// add writes a verified block, which the batch keeps a hold of until commit,
-// unless it is durable already.
-func (t *batch) add(ctx context.Context, c cid.Cid, data []byte) error {
-	key := keyOf(c)
-	t.b.sweep.RLock()
-	size, present, err := t.b.touchLocked(key)
-	t.b.sweep.RUnlock()
-	if err != nil {
-		return err
-	}
-	if present && size == len(data) && !t.b.isUnsynced(key) {
-		return nil
-	}
-	if t.under == nil {
-		if t.under, err = t.b.ds.Batch(ctx); err != nil {
-			return err
-		}
-	}
-	if err := t.under.Put(ctx, key, data); err != nil {
-		return err
-	}
-	t.keys = append(t.keys, key)
-	t.bytes += len(data)
-	if len(t.keys) >= batchBlocks || t.bytes >= batchBytes {
-		return t.commit(ctx)
-	}
-	return nil
-}
-
-// commit makes everything that was added durable and visible.
-func (t *batch) commit(ctx context.Context) error {
-	if t.under == nil {
-		return nil
-	}
-	// Order:
-	//  1. the bytes are synced in files of another name (flatfs does it while
-	//     they are added); a crash leaves those, and opening removes them.
-	//  2. marked as unsynced: who finds one of the blocks from here on does
-	//     not take it for durable.
-	//  3. renamed into place, the folders synced, then the top folder.
-	//  4. the mark goes.
-	t.b.mu.Lock()
-	for _, k := range t.keys {
-		t.b.unsynced[k]++
-	}
-	t.b.mu.Unlock()
-	t.b.sweep.RLock()
-	err := t.under.Commit(ctx)
-	t.b.sweep.RUnlock()
-	if err != nil {
-		return err // the marks stay
-	}
-	t.b.mu.Lock()
-	for _, k := range t.keys {
-		if t.b.unsynced[k]--; t.b.unsynced[k] == 0 {
-			delete(t.b.unsynced, k)
-		}
-	}
-	t.b.mu.Unlock()
-	t.under, t.keys, t.bytes = nil, nil, 0
-	return nil
-}
-
-// discard drops what was added and not committed.
-func (t *batch) discard() {
-	if d, ok := t.under.(flatfs.DiscardableBatch); ok {
-		_ = d.Discard(context.Background()) // what it leaves, opening removes
-	}
-	t.under = nil
 }

@@ -2,7 +2,6 @@ package ipfs
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -105,7 +104,7 @@ func (n *Node) blockPut(c *call) error {
 		if err := b.add(c.r.Context(), id, data); err != nil {
 			return err
 		}
-		if err := b.commit(c.r.Context()); err != nil {
+		if err := b.commit(); err != nil {
 			return err
 		}
 		if pin {
@@ -180,10 +179,10 @@ func (n *Node) dagImport(c *call) error {
 		return n.importCAR(c, r, &b, &stats)
 	})
 	if err != nil {
-		// What had arrived is as good as any, and whoever was cut off is going to send it again: it finds it here. The request's context may be over.
-		return errors.Join(err, b.commit(context.WithoutCancel(c.r.Context())))
+		// What had arrived is as good as any, and whoever was cut off is going to send it again: it finds it here.
+		return errors.Join(err, b.commit())
 	}
-	if err := b.commit(c.r.Context()); err != nil {
+	if err := b.commit(); err != nil {
 		return err
 	}
 	if pinRoots {

@@ -2,7 +2,6 @@ package ipfs
 
 import (
 	"github.com/ipfs/go-cid"
-	"github.com/ipfs/go-datastore/query"
 )
 
 // repoGC removes what no pin reaches and is older than the grace; with
@@ -29,8 +28,13 @@ func (n *Node) repoGC(c *call) error {
 	return nil
 }
 
+// repoStat counts the blocks, which takes a look at each.
 func (n *Node) repoStat(c *call) error {
-	size, err := n.blocks.ds.DiskUsage(c.r.Context())
+	only, err := c.flag("size-only", false)
+	if err != nil {
+		return err
+	}
+	count, size, err := n.blocks.count(c.r.Context())
 	if err != nil {
 		return err
 	}
@@ -40,23 +44,8 @@ func (n *Node) repoStat(c *call) error {
 		"RepoPath":   "",                // no business of a client
 		"Version":    "fs-repo@1",
 	}
-	if only, err := c.flag("size-only", false); err != nil {
-		return err
-	} else if only {
-		return c.emit(answer)
+	if !only {
+		answer["NumObjects"] = count
 	}
-	res, err := n.blocks.ds.Query(c.r.Context(), query.Query{KeysOnly: true})
-	if err != nil {
-		return err
-	}
-	defer res.Close()
-	count := uint64(0)
-	for r := range res.Next() {
-		if r.Error != nil {
-			return r.Error
-		}
-		count++
-	}
-	answer["NumObjects"] = count
 	return c.emit(answer)
 }
