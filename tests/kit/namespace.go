@@ -64,3 +64,29 @@ func holdsOne(dir string, paths []string) bool {
 	}
 	return false
 }
+
+// mounters names a process of each mount name space in which the device is mounted. One that was made while the device was mounted here has it still.
+func mounters(device string) (who []string) {
+	dirs, _ := filepath.Glob("/proc/[0-9]*") // the pattern is well-formed
+	seen := map[string]bool{}
+	for _, dir := range dirs { // one that has ended meanwhile has nothing mounted
+		space, err := os.Readlink(dir + "/ns/mnt")
+		if err != nil || seen[space] {
+			continue
+		}
+		b, err := os.ReadFile(dir + "/mountinfo")
+		if err != nil {
+			continue
+		}
+		seen[space] = true
+		for line := range strings.Lines(string(b)) {
+			_, back, _ := strings.Cut(line, " - ")
+			if f := strings.Fields(back); len(f) > 1 && f[1] == device {
+				name, _ := os.ReadFile(dir + "/comm")
+				who = append(who, fmt.Sprintf("process %s (%s)", filepath.Base(dir), strings.TrimSpace(string(name))))
+				break
+			}
+		}
+	}
+	return who
+}

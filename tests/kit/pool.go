@@ -131,6 +131,9 @@ func (p *LoopPool) detach() error {
 		if time.Now().After(end) {
 			err := fmt.Errorf("loop devices are left: %v", devs)
 			for dev := range devs {
+				if who := mounters(dev); len(who) > 0 {
+					err = fmt.Errorf("%w; %s is mounted in the mount name spaces of %s", err, dev, strings.Join(who, ", "))
+				}
 				err = errors.Join(err, clearLoop(dev))
 			}
 			return err
