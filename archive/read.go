@@ -62,6 +62,8 @@ func NewReader(r io.Reader, pub seal.Pubkey) (*Reader, error) {
 	switch {
 	case src.err != nil:
 		return nil, src.err
+	case len(front) == 0:
+		return nil, fmt.Errorf("%w: it is empty", ErrCut)
 	case err != nil:
 		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
 	case x.car.Version != 1 || len(x.car.Roots) != 2:

@@ -90,11 +90,11 @@ func (m *Manager) export(ctx context.Context, v *vol, text string, begin func(Ex
 		err = fmt.Errorf("%w: the block store does not have generation %d any more: it was purged: %w", ErrNoSnapshot, mf.Generation, err)
 	}
 	if err != nil {
-		return s, nil, m.storeError(err)
+		return s, nil, storeGone(err)
 	}
 	w := begin(Exported{Volume: v.name, Pubkey: v.pub.String(), Snapshot: base.info(), Estimate: min(root.Dir.Bytes, mf.SizeTotal)})
 	s, err = archive.Write(ctx, w, pacedStore{m.store, m.down.User(nil)}, v.pub, mf.Sign(v.key))
-	return s, mf, err
+	return s, mf, storeGone(err)
 }
 
 // importBatch is how many bytes of blocks are made durable at once.
@@ -151,7 +151,7 @@ func (m *Manager) importNow(ctx context.Context, v *vol, r io.Reader, p func(Pro
 	defer endPin()
 	before, err := m.store.Pinned(ctx, file.Root)
 	if err != nil {
-		return out, m.storeError(err)
+		return out, storeGone(err)
 	}
 	if !before { // else somebody keeps it already
 		if err := v.intendUnpin(at); err != nil {
@@ -162,7 +162,7 @@ func (m *Manager) importNow(ctx context.Context, v *vol, r io.Reader, p func(Pro
 		if errors.Is(err, store.ErrNotFound) {
 			err = fmt.Errorf("%w: the block store lost some of it meanwhile, as by a collection; import it again: %w", ErrNotReady, err)
 		}
-		return out, m.storeError(fmt.Errorf("pin: %w", err))
+		return out, storeGone(fmt.Errorf("pin: %w", err))
 	}
 	wait, cancel := context.WithTimeout(ctx, removeWait)
 	defer cancel()
@@ -218,10 +218,18 @@ func (m *Manager) putArchive(ctx context.Context, file *archive.Reader, p func(P
 			}
 		})
 		if err != nil {
-			return m.storeError(err)
+			return storeGone(err)
 		}
 	}
 	return nil
+}
+
+// storeGone gives a store that does not answer the kind of what goes on when that is mended.
+func storeGone(err error) error {
+	if isAny(err, store.ErrUnavailable, store.ErrDenied) && !errors.Is(err, ErrNotReady) {
+		return fmt.Errorf("%w: %w", ErrNotReady, err)
+	}
+	return err
 }
 
 // askImport asks the Hive what an import of mf would meet.

@@ -290,7 +290,7 @@ func (c *Client) broken(ctx context.Context, err error) error {
 		return fmt.Errorf("%w: nothing listens on %s: start it with `fractal-lazy run`, or name its socket with --socket or FRACTAL_SOCKET", ErrUnreachable, c.socket)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%w: no permission for %s: use sudo", ErrUnreachable, c.socket)
-	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return fmt.Errorf("%w: it stopped before it answered (socket %s)", ErrUnreachable, c.socket)
 	}
 	return fmt.Errorf("%w: %s: %w", ErrUnreachable, c.socket, err)
