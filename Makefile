@@ -29,7 +29,7 @@ PLUGINDIR = build/plugin/$(ARCH)
 PREFIX ?= /usr/local
 UNITS  ?= /etc/systemd/system
 
-.PHONY: kill-upload history build test test-docker test-docker-short demo demo-short bench-failover bench-mount bench-start bench-snapshot bench-fs soak fuzz deps vet clean plugin plugin-rootfs plugin-push install uninstall install-holder uninstall-holder crash crash-short posix model model-short storm
+.PHONY: kill-upload history build test test-docker test-docker-short demo demo-short bench-archive bench-failover bench-mount bench-start bench-snapshot bench-fs soak fuzz deps vet clean plugin plugin-rootfs plugin-push install uninstall install-holder uninstall-holder crash crash-short posix model model-short storm
 
 ## build: bin/fractal-lazy, one static file
 build:
@@ -115,6 +115,10 @@ demo-short: deps build
 ## bench-failover: what a recorded working set brings (BENCH="-rtt 50ms -rate 20000000 -working 5" for another link and more rounds)
 bench-failover: deps build
 	$(GO) run ./tests/demo -binary $(BINARY) -short -working 3 $(BENCH)
+
+## bench-archive: peak memory of an export and an import of 1 GiB, and of 200,000 small files
+bench-archive: deps
+	$(GO) test -count=1 -timeout 40m -v -run TestArchive_MemoryIsFlat ./cli -archive.mib 1024 -archive.files 200000
 
 ## bench-mount: how long mounting takes, with 1,000 files and with 100,000
 bench-mount: deps build

@@ -97,28 +97,28 @@ func isBlockRead(r *http.Request) bool {
 }
 func isBlockPut(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, "/api/v0/dag/import") }
 
-// killWorker kills the daemon below its supervisor, which starts another one.
-func (d *device) killWorker() {
+// worker is the process of the daemon below its supervisor, which starts another one where it dies.
+func (d *device) worker() (pid int) {
 	d.t.Helper()
-	pid := d.cmd.Process.Pid
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", d.cmd.Process.Pid))
 	must(d.t, err)
-	f := strings.Fields(string(b))
-	if len(f) != 1 {
-		// The supervisor's main thread did not start it: look through the others.
-		all, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-		f = nil
-		for _, p := range all {
-			b, _ := os.ReadFile(p)
-			f = append(f, strings.Fields(string(b))...)
+	var found []string
+	for _, p := range threads {
+		if b, err := os.ReadFile(p); err == nil { // threads end
+			found = append(found, strings.Fields(string(b))...)
 		}
 	}
-	if len(f) != 1 {
-		d.t.Fatalf("the supervisor has children %v", f)
+	if len(found) != 1 {
+		d.t.Fatalf("the supervisor has the children %v", found)
 	}
-	n, err := strconv.Atoi(f[0])
+	pid, err = strconv.Atoi(found[0])
 	must(d.t, err)
-	must(d.t, unix.Kill(n, unix.SIGKILL))
+	return pid
+}
+
+func (d *device) killWorker() {
+	d.t.Helper()
+	must(d.t, unix.Kill(d.worker(), unix.SIGKILL))
 }
 
 // exporter is a device with a published volume db, of 24 MiB in some hundred blocks, of which an export reads up to 48 ahead, its block node behind a gate, and what an undisturbed export makes of it.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -34,6 +35,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) != "" {
 		os.Exit(Main(context.Background(), IO{Args: os.Args[1:], In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Env: os.LookupEnv, Version: testVersion}))
 	}
+	flag.Parse()
 	os.Exit(runTests(m))
 }
 
@@ -48,7 +50,7 @@ func runTests(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(base)
-	p := backing.LoopPool{File: filepath.Join(base, "pool.img"), Dir: filepath.Join(base, "pool"), Size: 1 << 30}
+	p := backing.LoopPool{File: filepath.Join(base, "pool.img"), Dir: filepath.Join(base, "pool"), Size: max(1<<30, 6*uint64(*archiveMiB)<<20)}
 	if err := p.Create(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1

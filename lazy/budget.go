@@ -16,16 +16,12 @@ type budget struct {
 // errSpent ends a search for files to bring.
 var errSpent = errors.New("budget is spent")
 
-// spent is what counts against the number of Options.Prefetch by now.
+// spent is what counts against the number of Options.Prefetch by now: the content of the snapshot that is here, whoever brought it, and when. So a volume that is mounted
+// again gets no more than before.
 func (t *Tree) spent() uint64 {
-	if t.opt.Warm {
-		t.count.mu.Lock()
-		defer t.count.mu.Unlock()
-		return less(t.count.bytesTotal, t.count.bytesRemote)
-	}
-	t.fetch.mu.Lock()
-	defer t.fetch.mu.Unlock()
-	return t.fetch.bytes
+	t.count.mu.Lock()
+	defer t.count.mu.Unlock()
+	return less(t.count.bytesTotal, t.count.bytesRemote)
 }
 
 // affords takes n bytes of content out of the budget, where that has so much. What was ordered may have cost less, as it was on this machine, or small

@@ -56,6 +56,13 @@ func (f *foreseen) put(c cid.Cid, b []byte) bool {
 	return true
 }
 
+// size is how many sealed bytes are held.
+func (f *foreseen) size() uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return uint64(f.bytes)
+}
+
 func (f *foreseen) drop() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -105,7 +112,7 @@ func (t *Tree) foresee(ctx context.Context, want Prefetch) {
 	group.SetLimit(foreseeing)
 	for _, c := range trace.Blocks {
 		// What is on this machine in an older state is taken from there.
-		if c.Prefix().Codec != store.DagCBOR && (len(t.sources) > 0 || t.spent() >= budget) {
+		if c.Prefix().Codec != store.DagCBOR && (len(t.sources) > 0 || t.spent()+t.fetch.foreseen.size() >= budget) {
 			continue
 		}
 		if gctx.Err() != nil {

@@ -16,8 +16,8 @@ import (
 )
 
 // Prefetch says what Run brings without being asked: PrefetchAll,
-// PrefetchMetadata, PrefetchNone, or a number of bytes of content as decimal
-// text, metadata included.
+// PrefetchMetadata, PrefetchNone, or a number as decimal text: so many bytes of the snapshot's content, at most, are
+// brought to be here, what is here already included; metadata comes beside it.
 type Prefetch string
 
 // The named values of Prefetch.

@@ -26,7 +26,6 @@ import (
 type Options struct {
 	FetchTimeout time.Duration   // a reader gets EIO after this long without its block; 0: waits
 	Prefetch     Prefetch        // empty: PrefetchAll
-	Warm         bool            // a number in Prefetch is of content that is here in the end, wherever it came from; else of bytes that are fetched
 	Rate         uint64          // bytes a second of background fetching; 0: no limit
 	Line         *pace.User      // what background fetching shares with that of other volumes; nil: nothing
 	Nodes        snapshot.Getter // nodes of trees that are on this machine; asked before the store; nil: none

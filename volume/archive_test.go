@@ -116,7 +116,7 @@ func TestImport_BadFileIsRefusedAndNothingBecomesKnown(t *testing.T) {
 		file []byte
 		is   error
 	}{
-		"empty": {nil, archive.ErrFormat}, "no CAR": {[]byte(strings.Repeat("no CAR ", 1000)), archive.ErrFormat},
+		"empty": {nil, archive.ErrCut}, "no CAR": {[]byte(strings.Repeat("no CAR ", 1000)), archive.ErrFormat},
 		"cut within a block": {file[:len(file)-7], archive.ErrCut}, "cut between blocks": {join(blocks[:len(blocks)-1]...), archive.ErrCut},
 		"cut behind the head": {join(blocks[:2]...), archive.ErrCut}, "cut in the header": {file[:20], archive.ErrFormat},
 		"flipped": {flip, archive.ErrDamaged}, "missing": {missing, archive.ErrDamaged}, "more": {join(file, blocks[3]), archive.ErrDamaged},

@@ -196,7 +196,7 @@ func (m *Manager) warm(ctx context.Context, v *vol, prefetch lazy.Prefetch, out 
 	defer tree.Close()
 	log := m.log.With().Str("volume", v.name).Logger()
 	t, err := lazy.Open(ctx, tree, nodeKeeper{m.storeOf(v), m.pub}, v.key.Sealer(), lazy.Options{
-		Prefetch: prefetch, Warm: true, Volume: v.name, Log: log, Observe: m.observeFetches(v),
+		Prefetch: prefetch, Volume: v.name, Log: log, Observe: m.observeFetches(v),
 		Nodes: m.nodeCache(), Sources: m.sources(v), Line: m.down.User(nil),
 	})
 	if err != nil {
