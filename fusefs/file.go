@@ -52,6 +52,7 @@ func (f *FS) opened(c *call, flags uint32, h *handle, out *fuse.OpenOut) {
 	if f.opt.Opened != nil {
 		f.opt.Opened(h.node.ino)
 	}
+	f.server.lastFile.Store(h.node.ino)
 	f.enterMode(c, h, flags, out)
 	f.handles.add(h, c.request())
 	out.Fh = h.id

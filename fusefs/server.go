@@ -38,8 +38,13 @@ type server struct {
 	watches sync.WaitGroup
 	over    chan struct{} // closed after the last reader
 
+	asked    atomic.Bool   // since the last look (idle.go)
+	asleep   atomic.Bool   // the last reader waits without a room
+	lastFile atomic.Uint64 // the inode opened last
+
 	mu      sync.Mutex
 	readers int
+	looks   *time.Timer
 }
 
 // newServer serves conn, which stays the caller's, as proto was told in INIT.
@@ -60,8 +65,11 @@ func newServer(f *FS, conn int, proto *fuse.ProtocolServer, most int) (*server, 
 func (s *server) serve() {
 	s.readers = 1
 	s.waiting.Store(1)
+	s.asleep.Store(true)
+	s.sleep()
 	s.read()
 	<-s.over
+	s.looks.Stop()
 	s.watches.Wait()
 	s.file.Close()
 }
@@ -81,7 +89,7 @@ func (s *server) another() {
 // again reports whether a reader that has answered a request shall wait for the next one.
 func (s *server) again() bool {
 	most := s.most
-	if s.streak.Load() >= aloneAfter {
+	if s.streak.Load() >= aloneAfter || s.asleep.Load() {
 		most = 1
 	}
 	for {
@@ -127,6 +135,22 @@ func (s *server) read() {
 			s.f.opt.Log.Error().Int("bytes", n).Msg("a request without a header")
 			s.waiting.Add(1)
 			continue
+		}
+		if opcode(request) == opNotifyReply {
+			if !s.sleeper() {
+				if s.wake() != nil {
+					s.lookLater()
+				}
+				return
+			}
+			giveRoom(room)
+			room = nil
+			s.sleep()
+			room = takeRoom()
+			continue
+		}
+		if !s.asked.Load() {
+			s.asked.Store(true)
 		}
 		if s.mayBeAlone(request) {
 			if left > 0 {
