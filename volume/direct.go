@@ -10,6 +10,7 @@ import (
 	"fractal-lazy/backing"
 	"fractal-lazy/fusefs"
 	"fractal-lazy/lazy"
+	marks "fractal-lazy/mark"
 
 	"golang.org/x/sys/unix"
 )
@@ -197,7 +198,12 @@ func leftOut(data string) (what string, err error) {
 	if n > 0 {
 		what = fmt.Sprintf("%d subvolumes that were made inside the volume: copy their files into plain folders", n)
 	}
-	if _, err := os.Lstat(filepath.Join(data, fusefs.HiddenName)); err == nil {
+	// While something is remote the folder is our own, and what is in it is known to all snapshots.
+	tree, err := marks.GetTree(data)
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Lstat(filepath.Join(data, fusefs.HiddenName)); err == nil && tree == nil {
 		if what != "" {
 			what += "; and "
 		}

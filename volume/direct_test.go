@@ -458,3 +458,30 @@ func TestDirect_SaysWhatSnapshotsLeaveOut(t *testing.T) {
 		return err == nil && len(list) == 0
 	})
 }
+
+// The folder with the reserved name is our own while something is remote: that is nothing to warn of.
+func TestDirect_HalfFetchedVolumeLeavesNothingOut(t *testing.T) {
+	w := newWorld(t)
+	a := w.machine("a")
+	a.unbind("db")
+	a.create("db", "mount=direct")
+	dir := a.mount("db", "1")
+	a.mountedAs("db", mountDirect)
+	write(t, filepath.Join(dir, "f"), "one")
+	a.flush("db")
+	write(t, filepath.Join(dir, "f"), "two")
+	a.flush("db")
+	a.unmount("db", "1")
+	a.released("db")
+	_, err := a.Restore(ctx(t), "db", "1")
+	must(t, err)
+	if _, err := os.Lstat(filepath.Join(a.vols["db"].data(), fusefs.HiddenName)); err != nil {
+		t.Fatalf("not half-fetched: %v", err)
+	}
+	a.released("db") // with the snapshot of what it was restored to
+	if log := *a.log.text.Load(); strings.Contains(log, "snapshots do not hold everything") {
+		t.Error("the log warns of our own folder")
+	}
+	wantFile(t, filepath.Join(a.mount("db", "1"), "f"), "one")
+	a.unmount("db", "1")
+}
