@@ -29,6 +29,7 @@ const optionsHelp = `Options (-o KEY=VALUE):
   interval=60s          time between snapshots, or off
   chunk-size=256KiB     64KiB, 128KiB, 256KiB or 512KiB
   compression=default   none, fastest, default or better
+  patches=on            off: changes of large files are published in whole chunks, for machines with an older version
   nocow=false           true: data is overwritten in place
   size=0                a limit, such as 20GiB
   snapshot=...          a generation, a hash or a time: show the volume as it was then, read-only

@@ -112,6 +112,9 @@ func (f *file) data(ctx context.Context, w wire.Window, keep bool) (data []byte,
 		}
 		return data, done, nil
 	}
+	if data, done = f.localBase(ctx, w); data != nil {
+		return data, done, nil
+	}
 	var base, patch []byte
 	var baseDone, patchDone func()
 	group, gctx := errgroup.WithContext(ctx)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"fractal-lazy/backing"
+	"fractal-lazy/snapshot"
 	"fractal-lazy/snapshot/wire"
 
 	"golang.org/x/sys/unix"
@@ -45,6 +46,62 @@ func (f *file) bringLocal(ctx context.Context, w wire.Window, missing []wire.Ran
 		}
 	}
 	return false
+}
+
+// localBase returns the data of a patched window, with its patch from the store and all else from a source that has the window on the same base: without its
+// patch, or with an earlier one. Nil: none has, or what comes of it does not have the window's sum. done as in file.data.
+func (f *file) localBase(ctx context.Context, w wire.Window) (data []byte, done func()) {
+	if len(f.t.sources) == 0 {
+		return nil, nil
+	}
+	base := f.readBase(ctx, w)
+	if base == nil {
+		return nil, nil
+	}
+	patch, done, err := f.t.fetch.data(ctx, w.Patch.Block, true)
+	if err != nil {
+		return nil, nil // asking for both meets the same
+	}
+	w.Off = 0 // of the base as it was read
+	if data, err = snapshot.Piece(base, patch, f.content, w); err != nil {
+		done()
+		return nil, nil
+	}
+	f.t.taken.Add(uint64(len(base)))
+	return data, done
+}
+
+// readBase reads the ranges of a patched window that stand in its base from a source that had the window on that base, nil where none has all of them on the disk.
+// What was patched there is not what the base has; the sum of the window tells whether that matters.
+func (f *file) readBase(ctx context.Context, w wire.Window) []byte {
+	f.findOrigins(ctx)
+	f.origins.mu.RLock()
+	defer f.origins.mu.RUnlock()
+	ranges := w.BaseRanges(f.content.Span(w.Index))
+	start := w.Index * uint64(f.content.ChunkSize)
+origins:
+	for i := range f.origins.list {
+		o := &f.origins.list[i]
+		was, err := o.window(ctx, w.Index)
+		if err != nil || was == nil || was.Block != w.Block || was.Off != w.Off {
+			continue
+		}
+		base := make([]byte, 0, w.BaseBytes(f.content.Span(w.Index)))
+		for _, r := range ranges {
+			off := start + r.Off
+			holes, err := backing.Holes(o.fd, off, off+r.Len)
+			if err != nil || len(holes) > 0 { // it was remote in the source, too
+				continue origins
+			}
+			p := base[len(base) : len(base)+int(r.Len)]
+			if n, err := pread(o.fd, p, off); err != nil || n < len(p) {
+				continue origins
+			}
+			base = base[:len(base)+len(p)]
+		}
+		return base
+	}
+	return nil
 }
 
 // findOrigins looks for the file's counterparts, where that was not done. A reader asks nobody but this machine; what it does not find then, the

@@ -78,7 +78,27 @@ func TestFile_RandomOperationsReadAsTheModel(t *testing.T) {
 		}
 		content[i] = p
 	}
-	r := w.publish(src, replica.Base{})
+	whole := w.publish(src, replica.Base{})
+	for i := range content { // then in places, so that windows of the large files have patches
+		p := bytes.Clone(content[i])
+		f, err := os.OpenFile(filepath.Join(src, fmt.Sprintf("f%d", i)), os.O_RDWR, 0)
+		check(t, err)
+		write := func(off int, b []byte) {
+			_, err := f.WriteAt(b, int64(off))
+			check(t, err)
+			p = append(p[:off], append(b, p[min(off+len(b), len(p)):]...)...)
+		}
+		for off := 50_000; off+3000 < len(p); off += 120_000 {
+			write(off, noise(uint64(off), 3000))
+		}
+		write(len(p), noise(uint64(200+i), 1000*i))
+		check(t, f.Close())
+		content[i] = p
+	}
+	r := w.publish(src, whole.Base)
+	if n := w.patches(r.Base.Root); n < 8 {
+		t.Fatalf("%d windows have patches", n)
+	}
 	// rapid makes many of these; the volumes live in one world.
 	rapid.Check(t, func(rt *rapid.T) {
 		dst := w.lazy(r)
@@ -86,8 +106,11 @@ func TestFile_RandomOperationsReadAsTheModel(t *testing.T) {
 		m := &model{p: bytes.Clone(content[i])}
 		limit := len(m.p) + 100_000
 		opt := lazy.Options{Prefetch: lazy.PrefetchNone}
-		if rapid.Bool().Draw(rt, "an old state is here") {
+		switch rapid.IntRange(0, 3).Draw(rt, "an old state is here") {
+		case 0:
 			opt.Nodes, opt.Sources = nodesOf{w.blocks}, []lazy.Source{w.source(r)}
+		case 1: // without the patches
+			opt.Nodes, opt.Sources = nodesOf{w.blocks}, []lazy.Source{w.source(whole)}
 		}
 		v := w.open(dst, opt)
 		h := v.openFile(fmt.Sprintf("f%d", i))

@@ -210,17 +210,23 @@ func (o *origin) has(ctx context.Context, c *wire.Content, w wire.Window) (bool,
 	if c.Depth > 0 && o.content.Depth == c.Depth && o.content.Index == c.Index && o.content.Size == c.Size {
 		return true, nil // all of it is the same
 	}
+	was, err := o.window(ctx, w.Index)
+	return was != nil && was.Same(&w), err
+}
+
+// window returns the old file's window at index, nil where that is a hole.
+func (o *origin) window(ctx context.Context, index uint64) (*wire.Window, error) {
 	tree := &o.old.far
 	if urgencyOf(ctx).p == reader {
 		tree = &o.old.near
 	}
-	for was, err := range tree.reader.Windows(ctx, o.content, w.Index, w.Index+1) {
+	for was, err := range tree.reader.Windows(ctx, o.content, index, index+1) {
 		if err != nil {
-			return false, err
+			return nil, err
 		}
-		return was.Same(&w), nil
+		return &was, nil
 	}
-	return false, nil
+	return nil, nil
 }
 
 // closeOrigins is called by the last user of a file.

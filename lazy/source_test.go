@@ -37,6 +37,27 @@ func (w *world) source(r replica.Result) lazy.Source {
 	return lazy.Source{Path: r.Base.Local, Generation: info.Generation, Root: r.Base.Root}
 }
 
+// patches counts the windows of a snapshot's top directory that have a patch.
+func (w *world) patches(root cid.Cid) (n int) {
+	w.t.Helper()
+	r := snapshot.NewReader(w.blocks, w.key.Sealer())
+	top, err := r.Root(context.Background(), root)
+	check(w.t, err)
+	for e, err := range r.Dir(context.Background(), top.Dir) {
+		check(w.t, err)
+		if e.Content == nil {
+			continue
+		}
+		for win, err := range r.Windows(context.Background(), e.Content, 0, 1<<62) {
+			check(w.t, err)
+			if win.Patch != nil {
+				n++
+			}
+		}
+	}
+	return n
+}
+
 // contentBlocks lists the blocks of file content of a snapshot, with the files that they belong to.
 func (w *world) contentBlocks(root cid.Cid) map[cid.Cid][]string {
 	w.t.Helper()
@@ -55,6 +76,9 @@ func (w *world) contentBlocks(root cid.Cid) map[cid.Cid][]string {
 				for win, err := range r.Windows(context.Background(), e.Content, 0, ^uint64(0)) {
 					check(w.t, err)
 					out[win.Block] = append(out[win.Block], path+e.Name)
+					if win.Patch != nil {
+						out[win.Patch.Block] = append(out[win.Patch.Block], path+e.Name)
+					}
 				}
 			}
 		}
@@ -161,6 +185,80 @@ func TestSource_WhatIsEqualIsNotFetched(t *testing.T) {
 			v.close()
 		})
 	}
+}
+
+// A machine that failed over to another one, and back, has all of a database but what changed: of a window with a patch that is the patch.
+func TestSource_OfAPatchedWindowOnlyThePatchIsFetched(t *testing.T) {
+	w := newWorld(t)
+	dir := w.subvolume()
+	path := filepath.Join(dir, "db")
+	check(t, os.WriteFile(path, noise(1, 8<<20), 0o644))
+	write := func(seed uint64, at int64) {
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		check(t, err)
+		_, err = f.WriteAt(noise(seed, 4096), at)
+		check(t, err)
+		check(t, f.Close())
+	}
+	r1 := w.publish(dir, replica.Base{})
+	for i := range int64(10) {
+		write(uint64(10+i), i*700_000)
+	}
+	r2 := w.publish(dir, r1.Base)
+	for i := range int64(5) { // some of the windows that have patches, and others
+		write(uint64(30+i), i*1_400_000+20_000)
+		write(uint64(40+i), i*1_100_000+300_000)
+	}
+	r3 := w.publish(dir, r2.Base)
+	if a, b := w.patches(r2.Base.Root), w.patches(r3.Base.Root); a < 8 || b <= a {
+		t.Fatalf("%d, then %d windows have patches", a, b)
+	}
+	for name, old := range map[string]replica.Result{"before the patches": r1, "with earlier patches": r2} {
+		t.Run(name, func(t *testing.T) {
+			v := w.open(w.lazy(r3), lazy.Options{Nodes: nodesOf{w.blocks}, Sources: []lazy.Source{w.source(old)}})
+			h := v.openFile("db")
+			if _, err := h.read(1_400_000, 4096); err != nil { // by a reader, and the rest in the background
+				t.Fatal(err)
+			}
+			v.hydrate2()
+			h.close()
+			equal(t, r3.Base.Local, v.path)
+			if s := v.Status(); s.BytesTaken < 7<<20 {
+				t.Errorf("%d bytes were taken from here", s.BytesTaken)
+			}
+			v.close()
+		})
+	}
+	t.Run("all that is fetched are patches", func(t *testing.T) {
+		patches := map[cid.Cid]bool{}
+		was := w.store.GetCounts()
+		v := w.open(w.lazy(r3), lazy.Options{Nodes: nodesOf{w.blocks}, Sources: []lazy.Source{w.source(r2)}})
+		v.hydrate()
+		v.close()
+		r := snapshot.NewReader(w.blocks, w.key.Sealer())
+		top, err := r.Root(context.Background(), r3.Base.Root)
+		check(t, err)
+		for e, err := range r.Dir(context.Background(), top.Dir) {
+			check(t, err)
+			for win, err := range r.Windows(context.Background(), e.Content, 0, 1<<62) {
+				check(t, err)
+				if win.Patch != nil {
+					patches[win.Patch.Block] = true
+				}
+			}
+		}
+		fetched := 0
+		for _, c := range w.fetched(was) {
+			if c.Prefix().Codec == cid.Raw {
+				if fetched++; !patches[c] {
+					t.Errorf("%s was fetched, which is no patch", c)
+				}
+			}
+		}
+		if fetched == 0 {
+			t.Error("nothing was fetched: the test does not see it")
+		}
+	})
 }
 
 // A snapshot that somebody wrote to is not what was published any more, read-only again or not.

@@ -122,7 +122,7 @@ func (p *Publisher) plan(ctx context.Context, j *Job, get snapshot.Getter, out *
 		return pl, err
 	}
 	w.foreign = source != nil && source.Pubkey != [32]byte(j.Key.Public())
-	pl.opt = snapshot.Options{ChunkSize: j.chunkSize(), Compression: j.Compression}
+	pl.opt = snapshot.Options{ChunkSize: j.chunkSize(), Compression: j.Compression, NoPatches: j.NoPatches}
 	base, done, err := p.openBase(ctx, j, w, get, sealer, &pl.opt)
 	if err != nil {
 		return pl, fmt.Errorf("read the base: %w", err)

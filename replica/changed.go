@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"slices"
 
 	"fractal-lazy/snapshot"
 	"fractal-lazy/snapshot/wire"
@@ -33,19 +34,38 @@ func (f *changedFile) same(index uint64, chunkSize uint32) bool {
 	}
 	off := index * uint64(chunkSize)
 	end := off + uint64(chunkSize)
-	return off < c.Size && min(end, c.Size) == min(end, f.Size()) && !overlaps(f.changedFrom(off), off, end)
+	return off < c.Size && min(end, c.Size) == min(end, f.Size()) && len(f.changedIn(off, end)) == 0
 }
 
-// changedFrom returns the changes from the one on that ends behind off.
-func (f *changedFile) changedFrom(off uint64) []wire.Range {
-	lo, hi := 0, len(f.changed)
-	for lo < hi {
-		mid := (lo + hi) / 2
-		if f.changed[mid].Off+f.changed[mid].Len > off {
-			hi = mid
-		} else {
-			lo = mid + 1
-		}
+// Before implements snapshot.File.
+func (f *changedFile) Before(ctx context.Context, index uint64, chunkSize uint32) (*snapshot.Before, error) {
+	if f.was.content.ChunkSize != chunkSize {
+		return nil, nil
 	}
-	return f.changed[lo:min(lo+1, len(f.changed))]
+	w, ok, err := f.was.window(ctx, index)
+	if !ok || err != nil {
+		return nil, err
+	}
+	off := index * uint64(chunkSize)
+	b := &snapshot.Before{Window: w, Span: f.was.content.Span(index)}
+	for _, r := range f.changedIn(off, off+uint64(chunkSize)) {
+		start, end := max(r.Off, off), min(r.Off+r.Len, off+uint64(chunkSize))
+		b.Changed = append(b.Changed, wire.Range{Off: start - off, Len: end - start})
+	}
+	return b, nil
+}
+
+// changedIn returns the changes that have a byte in [off, end).
+func (f *changedFile) changedIn(off, end uint64) []wire.Range {
+	from, _ := slices.BinarySearchFunc(f.changed, off, func(r wire.Range, off uint64) int {
+		if r.Off+r.Len > off {
+			return 1
+		}
+		return -1
+	})
+	to := from
+	for to < len(f.changed) && f.changed[to].Off < end {
+		to++
+	}
+	return f.changed[from:to]
 }

@@ -7,7 +7,8 @@
 // A Job is one snapshot to publish. Its Base is the snapshot published last.
 // Where its local snapshot is still here, the kernel is asked what changed since
 // (changeset.go), and only directories with changed names and changed ranges of files
-// are looked at (patch.go): the cost is that of the change. Otherwise, and where
+// are looked at (patch.go): the cost is that of the change. Of a large file in which few sectors of a window changed, only
+// these are sent (snapshot.Before). Otherwise, and where
 // more changed than fits in memory, the walk (walk.go; search.go finds the files of a first snapshot) goes through the new snapshot and
 // the base in step, so that what did not change is taken
 // by reference and not read. Result.Way says which it was. A mark (package mark) says which files and

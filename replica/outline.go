@@ -135,8 +135,8 @@ func (f *outlineFile) Known(ctx context.Context, index uint64, chunkSize uint32)
 		if err != nil {
 			return w, false, err
 		}
-		if ok && prev.Patch == nil && !snapshot.IsPlaceholder(prev.Block) {
-			return wire.Window{}, false, nil // read it: its block may be the same
+		if ok && !snapshot.IsPlaceholder(prev.Block) {
+			return wire.Window{}, false, nil // read it: its block, or its sum, may be the same
 		}
 	}
 	about := append([]byte(nil), f.out.id[:]...)

@@ -65,6 +65,7 @@ type Job struct {
 	Source      *Source // nil: the data grew out of Base
 	ChunkSize   uint32  // bytes; 0: the base's, or the default
 	Compression snapshot.Compression
+	NoPatches   bool     // what changed of a file is written in whole windows: readable by versions that know no patches, where the base has none
 	Working     *Working // nil: nothing is known of it
 	// Line is what the blocks are sent over; nil: no limit.
 	Line *pace.User

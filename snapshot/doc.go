@@ -23,6 +23,8 @@
 //   - One changed name rewrites its page and one index node a level above. With
 //     a Patch that is also all that is read, and the blocks are those that a
 //     listing of the whole directory would give.
+//   - A window that changed in few places is written as a patch: its block is kept, and what changed since that was written is
+//     a piece of a pack. Whoever puts both together checks the sum of the result (Piece).
 //   - Reader returns nothing that did not open with the volume's key and pass
 //     every check of package wire. Damage is an error that matches ErrDamaged,
 //     seal.ErrOpen, wire.ErrVersion or wire.ErrFeature; errors of the Getter

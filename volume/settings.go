@@ -30,6 +30,7 @@ type settings struct {
 	interval     time.Duration // 0: only at unmount and on demand
 	chunkSize    uint32
 	compression  snapshot.Compression
+	noPatches    bool // what changed of a file is published in whole chunks
 	noCOW        bool
 	size         uint64 // 0: no limit
 	view         *selector
@@ -61,6 +62,13 @@ var options = []option{
 		func(s *settings) string { return humanize.IBytes(uint64(s.chunkSize)) }},
 	{"compression", "none, fastest, default or better", "compression=fastest", setCompression,
 		func(s *settings) string { return string(s.compression) }},
+	{"patches", "on or off", "patches=off", setPatches,
+		func(s *settings) string {
+			if s.noPatches {
+				return "off"
+			}
+			return "on"
+		}},
 	{"nocow", "true or false", "nocow=true", setNoCOW, func(s *settings) string { return strconv.FormatBool(s.noCOW) }},
 	{"size", "a limit in bytes of 1MiB or more with a unit, or 0 for none", "size=20GiB", setSize,
 		func(s *settings) string { return strconv.FormatUint(s.size, 10) }},
@@ -178,6 +186,15 @@ func setCompression(s *settings, v string) error {
 	}
 	s.compression = c
 	return nil
+}
+
+func setPatches(s *settings, v string) error {
+	switch v {
+	case "on", "off":
+		s.noPatches = v == "off"
+		return nil
+	}
+	return fmt.Errorf("neither of them")
 }
 
 func setNoCOW(s *settings, v string) error {

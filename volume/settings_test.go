@@ -15,6 +15,7 @@ func TestSettings_GoodValues(t *testing.T) {
 		{"interval=5s", "interval", "5s"}, {"interval=0", "interval", "off"}, {"interval=off", "interval", "off"}, {"interval=1h", "interval", "1h0m0s"},
 		{"chunk-size=64KiB", "chunk-size", "64 KiB"}, {"chunk-size=524288", "chunk-size", "512 KiB"},
 		{"compression=none", "compression", "none"}, {"compression=better", "compression", "better"},
+		{"patches=off", "patches", "off"}, {"patches=on", "patches", "on"},
 		{"nocow=true", "nocow", "true"}, {"nocow=false", "nocow", "false"},
 		{"size=20GiB", "size", "21474836480"}, {"size=20GB", "size", "20000000000"}, {"size=0", "size", "0"},
 		{"snapshot=12", "snapshot", "12"}, {"snapshot=2026-01-31 12:00", "snapshot", "2026-01-31 12:00"},
@@ -35,7 +36,7 @@ func TestSettings_GoodValues(t *testing.T) {
 	}
 	s, err := parseSettings(nil, time.Minute)
 	must(t, err)
-	want := kv("interval=1m0s", "chunk-size=256 KiB", "compression=default", "nocow=false", "size=0", "prefetch=all", "fetch-timeout=0s", "takeover=released", "mount=fuse")
+	want := kv("interval=1m0s", "chunk-size=256 KiB", "compression=default", "patches=on", "nocow=false", "size=0", "prefetch=all", "fetch-timeout=0s", "takeover=released", "mount=fuse")
 	if got := s.effective(); !maps.Equal(got, want) {
 		t.Errorf("defaults: %v", got)
 	}
@@ -44,7 +45,7 @@ func TestSettings_GoodValues(t *testing.T) {
 func TestSettings_BadValuesNameTheGoodOnes(t *testing.T) {
 	for _, in := range []string{
 		"interval=1s", "interval=-5s", "interval=soon", "interval=", "interval=9999999h", "chunk-size=100KiB", "chunk-size=1MiB", "chunk-size=x",
-		"compression=", "compression=gzip", "nocow=yes", "size=-1", "size=1KiB", "size=many", "size=2EiB", "snapshot=", "snapshot=0",
+		"compression=", "compression=gzip", "nocow=yes", "patches=true", "patches=", "size=-1", "size=1KiB", "size=many", "size=2EiB", "snapshot=", "snapshot=0",
 		"snapshot=yesterday", "prefetch=some", "prefetch=", "fetch-timeout=-1s", "fetch-timeout=x", "takeover=never", "takeover=", "mount=bind", "mount=",
 		"unknown=1", "=", "Interval=60s", "size=" + strings.Repeat("9", 300),
 	} {

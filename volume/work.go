@@ -147,7 +147,7 @@ func (m *Manager) publish(ctx context.Context, v *vol, s snapRecord) error {
 	defer func() { endPin() }()
 	res, err := m.pub.Publish(ctx, replica.Job{
 		Volume: v.name, Key: v.key, Machine: m.id(), Snapshot: v.snap(s.ID), Created: s.Created, Base: base, Source: source,
-		ChunkSize: v.set.chunkSize, Compression: v.set.compression, Working: v.working(), Line: m.up.User(v.hurries),
+		ChunkSize: v.set.chunkSize, Compression: v.set.compression, NoPatches: v.set.noPatches, Working: v.working(), Line: m.up.User(v.hurries),
 		Pinning: func(root cid.Cid) error {
 			end, err := v.beginPin(ctx, here(root.String()))
 			if err == nil {
