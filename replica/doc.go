@@ -23,7 +23,7 @@
 //     root is pinned, and never from a machine that is not the volume's writer.
 //   - The root CID depends on the files and on their references only: a Job
 //     that was killed and is published again ends with the same root, and what
-//     it had stored is not sent again.
+//     it had stored is not sent again, but for small blocks (askFrom), which are not worth asking for.
 //   - The walk takes a file from the base unread only where its inode, times and size
 //     are the same and BTRFS shows no later change of it (unchanged.go). Bytes
 //     that are remote are never read as zeros.

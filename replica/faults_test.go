@@ -100,7 +100,8 @@ func TestPublish_WhatIsStoredIsNotSentAgain(t *testing.T) {
 	// As after a kill between upload and manifest: same key, nothing known.
 	r, err := w.publisher().Publish(t.Context(), w.job(s, Base{}))
 	check(t, err)
-	if n := b.sent.Load(); n != 0 {
+	// The root, its directory and the file's index: too small to be asked for.
+	if n := b.sent.Load(); n > 3 {
 		t.Errorf("%d blocks were sent again", n)
 	}
 	if r.Base.Generation != 1 {

@@ -23,13 +23,17 @@ const (
 	maxWaiting  = (inFlight + 1) * batchBytes
 	idleFlush   = 2 * time.Second // a batch that nothing is added to is sent after this
 	askInVain   = 4               // batches
+	// Smaller blocks than askFrom, in bytes, are sent without asking for them, up to sendUnasked of a batch: an answer takes a request each, which with its
+	// headers, its turn on a connection and its look at the disk is more than the block.
+	askFrom     = 16 << 10
+	sendUnasked = 1 << 20
 )
 
 // uploader is the sink of a build: it gathers blocks into batches and sends these while the build goes on. Put blocks while the
 // store is slower than the build.
 //
-// Of each batch the store is first asked which blocks it has: one small question for 16 MiB, and so a Job that goes on after a
-// kill, a renamed file, or a copy sends nothing twice, whoever stored it, without a local record that could be wrong. A first
+// Of each batch the store is first asked which blocks it has: and so a Job that goes on after a
+// kill, a renamed file, or a copy sends nothing twice but some small blocks, whoever stored it, without a local record that could be wrong. A first
 // snapshot stops asking after some batches of which the store had nothing.
 //
 // That the store has a block says nothing of how long: only the pin at the end proves that all is there.
@@ -137,20 +141,27 @@ func (u *uploader) sendLocked() {
 // send stores a batch, but for what the store has.
 func (u *uploader) send(batch []store.Block) error {
 	has := make([]bool, len(batch))
+	var asked []int
 	if u.ask.Load() > 0 {
-		cids := make([]cid.Cid, len(batch))
-		for i, b := range batch {
-			cids[i] = b.CID
+		asked = toAsk(batch)
+	}
+	if len(asked) > 0 {
+		cids := make([]cid.Cid, len(asked))
+		for k, i := range asked {
+			cids[k] = batch[i].CID
 		}
-		var err error
-		if has, err = u.store.Has(u.ctx, cids); err != nil {
+		answer, err := u.store.Has(u.ctx, cids)
+		if err != nil {
 			return err
+		}
+		for k, i := range asked {
+			has[i] = answer[k]
 		}
 	}
 	sent, skipped := 0, false
 	var blocks iter.Seq2[store.Block, error] = func(yield func(store.Block, error) bool) {
 		for i, b := range batch {
-			if i < len(has) && has[i] {
+			if has[i] {
 				skipped = true
 				continue
 			}
@@ -167,15 +178,32 @@ func (u *uploader) send(batch []store.Block) error {
 	if err := u.store.PutMany(u.ctx, blocks); err != nil {
 		return err
 	}
-	if skipped {
+	switch {
+	case skipped:
 		u.ask.Store(1 << 30)
-	} else {
+	case len(asked) > 0:
 		u.ask.Add(-1)
 	}
 	if u.log != nil {
 		u.log(sent)
 	}
 	return nil
+}
+
+// toAsk returns which blocks of a batch the store is asked for.
+func toAsk(batch []store.Block) (list []int) {
+	small := 0
+	for _, b := range batch {
+		if len(b.Data) < askFrom {
+			small += len(b.Data)
+		}
+	}
+	for i, b := range batch {
+		if len(b.Data) >= askFrom || small > sendUnasked {
+			list = append(list, i)
+		}
+	}
+	return list
 }
 
 // flushIdle sends a batch that the build has stopped adding to, so that the store is busy while files are only compared.
