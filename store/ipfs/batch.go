@@ -25,8 +25,9 @@ const (
 	// syncGroup is how many files are synced at a time. The first of them makes the file system write its journal, with
 	// what it has of all the others; theirs then cost next to nothing, and flushes of the disk that are asked for at once are made one.
 	syncGroup = 64
-	// syncsAtOnce is how many of these a batch asks for at once.
-	syncsAtOnce = 16
+	// syncsAtOnce is how many syncs a node asks for at once, each of which holds a thread. With 16, batches of small blocks took 1.4 times
+	// as long on a disk whose flush takes 5 ms.
+	syncsAtOnce = 64
 )
 
 // tempDir is where flatfs has files that are being written; opening clears it.
@@ -95,9 +96,8 @@ func (t *batch) sync() error {
 	t.open, t.syncing = nil, new(errgroup.Group)
 	t.syncing.Go(func() error {
 		var g errgroup.Group
-		g.SetLimit(syncsAtOnce)
 		for _, f := range files {
-			g.Go(func() error { return errors.Join(f.Sync(), f.Close()) })
+			g.Go(func() error { return errors.Join(t.b.atOnce(f.Sync), f.Close()) })
 		}
 		return g.Wait()
 	})
@@ -172,9 +172,8 @@ func (t *batch) place() error {
 		}
 	}
 	var g errgroup.Group
-	g.SetLimit(syncsAtOnce)
 	for dir := range folders {
-		g.Go(func() error { return syncDir(dir) })
+		g.Go(func() error { return t.b.atOnce(func() error { return syncDir(dir) }) })
 	}
 	return g.Wait()
 }

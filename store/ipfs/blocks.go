@@ -30,6 +30,7 @@ type blockFiles struct {
 	dir   string
 	shard flatfs.ShardFunc
 	grace time.Duration
+	syncs chan struct{} // under way, of all batches
 
 	// sweep is held shared while a block is found present or put in its
 	// place, and alone while a collection looks at a block's age and deletes
@@ -60,7 +61,8 @@ func openBlockFiles(dir string, grace time.Duration) (*blockFiles, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &blockFiles{ds: ds, dir: dir, shard: id.Func(), grace: grace, unsynced: map[datastore.Key]int{}}, nil
+	return &blockFiles{ds: ds, dir: dir, shard: id.Func(), grace: grace, unsynced: map[datastore.Key]int{},
+		syncs: make(chan struct{}, syncsAtOnce)}, nil
 }
 
 // createBlockFiles makes the folder aside and moves it into place: flatfs
@@ -112,6 +114,13 @@ func (b *blockFiles) size(ctx context.Context, c cid.Cid) (int, error) {
 		return 0, notFound(c)
 	}
 	return size, err
+}
+
+// atOnce runs a sync when fewer than syncsAtOnce are under way.
+func (b *blockFiles) atOnce(sync func() error) error {
+	b.syncs <- struct{}{}
+	defer func() { <-b.syncs }()
+	return sync()
 }
 
 // count returns how many blocks there are, and their bytes. What comes or goes meanwhile may be in it or not.
