@@ -73,6 +73,9 @@ type worker struct {
 	fd      int // our end of its socket
 	started time.Time
 	ready   bool
+	// program is what it runs; nil: it was replaced at that moment. /proc/PID/exe does not say so: who has acted in another user's name is closed to
+	// others, but for those with CAP_SYS_PTRACE, which a plugin has not.
+	program os.FileInfo
 	ended   chan syscall.WaitStatus
 	// A pipe: when parkW is closed, listen ends.
 	parkR, parkW int
@@ -217,7 +220,6 @@ func (s *supervisor) handle(e event, again *time.Time) *int {
 		for _, f := range e.files {
 			f.Close()
 		}
-	case e.rehearsed && errors.Is(e.err, errWorkerGone):
 	case e.rehearsed && (e.err != nil || s.ending != nil):
 		s.stay(e.err)
 	case e.rehearsed:
@@ -309,6 +311,7 @@ func (s *supervisor) start() error {
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.Env = append(os.Environ(), EnvSocket+"="+strconv.Itoa(3))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL} // its own group: Ctrl-C is passed on, not doubled
+	before, _ := os.Stat(s.exe)                                                       // where it cannot be looked at it does not start
 	err = cmd.Start()
 	theirs.Close()
 	if err != nil {
@@ -321,6 +324,9 @@ func (s *supervisor) start() error {
 		_ = cmd.Wait()
 		w.close()
 		return err
+	}
+	if after, serr := os.Stat(s.exe); serr == nil && before != nil && os.SameFile(before, after) {
+		w.program = after
 	}
 	s.worker, s.replace = w, false
 	if s.alone.IsZero() {

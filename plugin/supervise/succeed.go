@@ -33,9 +33,6 @@ const rehearsalLimit = 10 * time.Second
 
 const rehearsed = "ok\n"
 
-// errWorkerGone says that the worker of a rehearsal has ended: the next one that is ready begins another.
-var errWorkerGone = errors.New("the worker has ended")
-
 // stopping are the signals that must not meet a program without a handler for them.
 var stopping = []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP}
 
@@ -53,7 +50,7 @@ func (s *supervisor) succeed(w *worker) {
 	path := s.heir
 	go func() {
 		defer state.Close()
-		s.events <- event{w: w, rehearsed: true, err: rehearse(path, w.pid, state)}
+		s.events <- event{w: w, rehearsed: true, err: rehearse(path, w.program, state)}
 	}()
 }
 
@@ -66,17 +63,13 @@ func (s *supervisor) stay(err error) {
 	s.log.Warn().Err(err).Msg("the worker is the new program; the supervisor stays the one of before")
 }
 
-// rehearse has the program at path read state, as it will have to. worker runs that program.
-func rehearse(path string, worker int, state *os.File) error {
-	theirs, err := os.Stat(fmt.Sprintf("/proc/%d/exe", worker))
-	if err != nil {
-		return fmt.Errorf("%w: %w", errWorkerGone, err)
-	}
+// rehearse has the program at path read state, as it will have to. The worker was started from that path, and runs theirs.
+func rehearse(path string, theirs os.FileInfo, state *os.File) error {
 	here, err := os.Stat(path)
 	if err != nil {
 		return err
 	}
-	if !os.SameFile(theirs, here) {
+	if theirs == nil || !os.SameFile(theirs, here) {
 		return fmt.Errorf("%s is another program again", path)
 	}
 	r, w, err := os.Pipe()

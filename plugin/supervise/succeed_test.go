@@ -124,6 +124,22 @@ func TestRun_TheSupervisorIsUpgradedToo(t *testing.T) {
 	}
 }
 
+// A worker that has acted in another user's name is closed to who has no CAP_SYS_PTRACE, as the supervisor in a plugin: it cannot look at what the worker runs.
+func TestRun_TheSupervisorIsUpgradedWhereTheWorkerIsClosedToIt(t *testing.T) {
+	p := newProgram(t)
+	r := start(t, "plain", "SUPERVISE_TEST_PATH="+p.path, "SUPERVISE_TEST_CLOSED=1")
+	r.lines("ready", 1)
+	for i := 1; i <= 2; i++ {
+		ino := p.install(p.path)
+		r.hup()
+		worker := pidOf(r.lines("ready", i+1)[i])
+		r.says(isNew, i)
+		if p.runs(r.cmd.Process.Pid) != ino || p.runs(worker) != ino {
+			t.Fatalf("upgrade %d: the supervisor runs inode %d, the worker %d, want %d", i, p.runs(r.cmd.Process.Pid), p.runs(worker), ino)
+		}
+	}
+}
+
 // A program whose supervisor cannot go on is found out before anything is given up.
 func TestRun_ASupervisorThatCannotSucceedDoesNot(t *testing.T) {
 	p := newProgram(t)

@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -67,6 +69,12 @@ func work(how string) error {
 	k, err := Attach()
 	if err != nil || k == nil {
 		return fmt.Errorf("attach: %v, %v", k, err)
+	}
+	if os.Getenv("SUPERVISE_TEST_CLOSED") != "" { // as the driver acts in the name of who asks
+		runtime.LockOSThread()
+		_, _ = unix.SetfsuidRetUid(1000)
+		_, _ = unix.SetfsuidRetUid(0)
+		runtime.UnlockOSThread()
 	}
 	n := 0
 	var said []string
@@ -163,6 +171,9 @@ func start(t *testing.T, worker string, env ...string) *run {
 		t.Fatal(err)
 	}
 	r.cmd = exec.Command(exe)
+	if slices.Contains(env, "SUPERVISE_TEST_CLOSED=1") {
+		r.cmd = exec.Command("setpriv", "--bounding-set=-sys_ptrace", exe) // as in a plugin
+	}
 	r.cmd.Env = append(append(os.Environ(), asEnv+"=supervisor", "SUPERVISE_TEST_WORKER="+worker, "SUPERVISE_TEST_FILE="+r.file, "GORACE=atexit_sleep_ms=0"), env...)
 	r.cmd.Stdout, r.cmd.Stderr = locked{&r.mu, &r.out}, locked{&r.mu, &r.errs}
 	if err := r.cmd.Start(); err != nil {

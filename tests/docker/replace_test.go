@@ -108,6 +108,11 @@ func TestReplace_TheProgramOfTheManagedPluginUnderAContainer(t *testing.T) {
 	})
 	volume(t, e, "replaced", "interval=off")
 	n := acknowledging(t, e, "replaced")
+	// The worker acts in the name of another user all the time. Then nobody without CAP_SYS_PTRACE can look into it, and its supervisor has not got that.
+	e.docker(t, "exec", "replaced", "sh", "-c", "mkdir /data/theirs; chmod 777 /data/theirs")
+	e.docker(t, "run", "-d", "--name", "other", "-u", "1000", "--network", "none", "-v", "replaced:/data", "busybox", "sh", "-c",
+		"while :; do echo x >/data/theirs/f; rm /data/theirs/f; usleep 2000; done")
+	t.Cleanup(func() { e.try("rm", "-f", "other") })
 	plugin, err := e.pluginPID()
 	kit.Must(t, err)
 	isNew := e.said(t, "the supervisor is the new program")
@@ -153,6 +158,7 @@ func TestReplace_TheProgramOfTheManagedPluginUnderAContainer(t *testing.T) {
 	if now := e.docker(t, "plugin", "inspect", "-f", "{{.Enabled}}", pluginName); now != "true" {
 		t.Errorf("the plugin is enabled: %s", now)
 	}
+	e.docker(t, "rm", "-f", "other")
 	if m := e.status(t, "replaced")["mounts"].([]any); len(m) != 1 {
 		t.Errorf("mount ids %v", m)
 	}
