@@ -34,8 +34,8 @@
 //
 // # Concurrency
 //
-// Requests are read and executed by readers, of which there are as many as are at work, and one or more that wait (server.go): operations run at the
-// same time, but for those of one thread, which come one after the other anyway. FS.gate is taken last, also after the locks of the Residency: it is held around the
+// Requests are read and executed by readers, of which there are as many as are at work, and one or more that wait (server.go; on a mount that nobody uses one, without
+// memory for a request: idle.go): operations run at the same time, but for those of one thread, which come one after the other anyway. FS.gate is taken last, also after the locks of the Residency: it is held around the
 // system calls of a change alone. nodes.mu, node.mu, handles.mu, behind.mu, dirs.mu, victims.mu, server.mu and rooms.mu are leaves, no two of them held together. No lock is held
 // while a Residency fetches.
 //
