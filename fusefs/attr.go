@@ -103,7 +103,11 @@ func (f *FS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrO
 	err := f.statIno(c.ino, &st)
 	if err == nil {
 		f.fillAttr(&out.Attr, &st)
-		out.SetTimeout(f.attrTimeout(c, &st))
+		timeout := f.attrTimeout(c, &st)
+		if timeout == 0 && in.Flags()&fuse.FUSE_GETATTR_FH != 0 && st.Mode&suidBits == 0 {
+			timeout = min(sizeAttr, f.opt.Timeouts.Attr)
+		}
+		out.SetTimeout(timeout)
 	}
 	return c.end(err)
 }
@@ -147,15 +151,15 @@ func (f *FS) fillEntry(c *call, out *fuse.EntryOut, st *unix.Statx_t) {
 const (
 	mappedRecently = time.Minute
 	shortAttr      = time.Second
-	// behindAttr is how late the times of a store through a mapping may be seen, about the step of BTRFS's own time stamps. It must not be 0:
-	// databases ask for the end of a file (SEEK_END) several times in each query, and wait for an answer from here each time.
-	behindAttr = 10 * time.Millisecond
+	// sizeAttr is for who asks with a handle: that is not stat or fstat, but lseek(SEEK_END), which databases call several times in each query, and
+	// which would wait for an answer from here each time. Who also stores through a mapping may see the times of that so much later.
+	sizeAttr = 10 * time.Millisecond
 )
 
 // attrTimeout is how long the kernel may keep st, which was read since c began. All changes pass the kernel, which then asks again, but for:
 //
 //   - setuid and setgid bits, cleared by the backing file system under a passthrough write;
-//   - times of a file that is written through a mapping made in passthrough mode (behind.go);
+//   - times of a file that is written in passthrough mode, or through a mapping made in that mode (behind.go);
 //   - directories of a volume that is still being filled.
 func (f *FS) attrTimeout(c *call, st *unix.Statx_t) time.Duration {
 	long := f.opt.Timeouts.Attr
@@ -169,11 +173,8 @@ func (f *FS) attrTimeout(c *call, st *unix.Statx_t) time.Duration {
 		if f.passOff.Load() {
 			return long
 		}
-		if st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 {
+		if st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 || f.behind.had(st.Ino, c.forgotten) {
 			return 0
-		}
-		if f.behind.had(st.Ino, c.forgotten) {
-			return min(behindAttr, long)
 		}
 		if f.behind.no.Load() && time.Since(time.Unix(st.Mtime.Sec, int64(st.Mtime.Nsec))) < mappedRecently {
 			return short

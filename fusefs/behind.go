@@ -74,8 +74,8 @@ func (b *behind) release(ino uint64) {
 	b.look(ino, number, b.f.openForWriting(ino))
 }
 
-// look forgets ino where nobody writes it, else has it looked at again. The kernel keeps attributes of it, and those that were read before (had), for
-// behindAttr only, so it need not be told.
+// look forgets ino where nobody writes it, else has it looked at again. The kernel has kept no attributes of it so far (or for sizeAttr), and
+// keeps none that were read before (had), so it need not be told.
 func (b *behind) look(ino, number uint64, written bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -2,9 +2,11 @@ package fusefs
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unsafe"
@@ -133,5 +135,70 @@ func TestStatfs_AsTheSubvolume(t *testing.T) {
 	must(t, unix.Statfs(w.src, &b))
 	if a.Blocks != b.Blocks || a.Bsize != b.Bsize || a.Frsize != b.Frsize || a.Namelen != b.Namelen || a.Files != b.Files || a.Bavail == 0 {
 		t.Errorf("mount %+v\nbtrfs %+v", a, b)
+	}
+}
+
+func init() { children["storeandsee"] = storeAndSeeChild }
+
+// storeAndSeeChild stores through a mapping of the file args[0], whose attributes it has just looked at, and wants new times at once.
+func storeAndSeeChild(args []string) error {
+	fd, err := unix.Open(args[0], unix.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	mem, err := unix.Mmap(fd, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return err
+	}
+	old := unix.Timespec{Sec: 1_000_000_000}
+	if err := unix.UtimesNanoAt(unix.AT_FDCWD, args[0], []unix.Timespec{old, old}, 0); err != nil {
+		return err
+	}
+	var before, after unix.Stat_t
+	if err := unix.Stat(args[0], &before); err != nil {
+		return err
+	}
+	mem[7] = 'x'
+	if err := unix.Stat(args[0], &after); err != nil {
+		return err
+	}
+	if before.Mtim != old || after.Mtim == old {
+		return fmt.Errorf("mtime %v became %v", before.Mtim, after.Mtim)
+	}
+	return nil
+}
+
+func TestTimes_OfAStoreThroughAMappingAreSeenAtOnce(t *testing.T) {
+	w := newWorld(t)
+	p := filepath.Join(w.mnt, "f")
+	for range 10 {
+		must(t, os.WriteFile(p, make([]byte, 4096), 0o644))
+		runInChild(t, "storeandsee", p)
+		must(t, os.Remove(p))
+	}
+}
+
+// A database asks for the end of its files in each query.
+func TestTimes_TheEndOfAFileIsNotAskedForEachTime(t *testing.T) {
+	var asked atomic.Int64
+	w := mountTest(t, newSubvolume(t), complete{}, Options{Observe: func(op string, _ time.Duration) {
+		if op == "getattr" {
+			asked.Add(1)
+		}
+	}})
+	f, err := os.Create(filepath.Join(w.mnt, "f"))
+	must(t, err)
+	defer f.Close()
+	_, err = f.Write(make([]byte, 5000))
+	must(t, err)
+	before := asked.Load()
+	const seeks = 2000
+	for range seeks {
+		if end, err := f.Seek(0, io.SeekEnd); end != 5000 || err != nil {
+			t.Fatalf("the end is at %d, should be 5000: %v", end, err)
+		}
+	}
+	if n := asked.Load() - before; n > seeks/2 {
+		t.Errorf("%d requests for %d times the end of a file", n, seeks)
 	}
 }
