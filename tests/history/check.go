@@ -278,6 +278,9 @@ func (h *history) finish() error {
 			}
 		}
 	}
+	if err := h.vault(); err != nil {
+		return err
+	}
 	return h.look()
 }
 

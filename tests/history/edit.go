@@ -37,14 +37,26 @@ func randomEdit(r *rand.Rand, root string) (edit, error) {
 		}
 		return files[r.IntN(len(files))]
 	}
-	sizes := []int{0, 1, 100, 4000, 4096, 5000, 20_000, 70_000, 150_000, 300_000}
+	sizes := []int{0, 1, 100, 4000, 4096, 5000, 20_000, 70_000, 150_000, 300_000, 700_000, 1_300_000}
 	e.size = sizes[r.IntN(len(sizes))]
+	large, err := largeFiles(root, files)
+	if err != nil {
+		return edit{}, err
+	}
+	if len(large) >= maxLarge {
+		e.size = min(e.size, 150_000)
+	}
 	e.off = []int64{0, 1, 4096, 65_536, 100_000, 262_144}[r.IntN(6)]
 	kinds := []string{"write", "write", "write", "write", "pwrite", "pwrite", "pwrite", "append", "truncate", "truncate", "punch", "unlink", "unlink",
 		"rename", "rename", "link", "symlink", "mkdir", "mkdir", "rmtree", "chmod", "chown", "setxattr", "removexattr", "fifo", "movedir"}
 	e.kind = kinds[r.IntN(len(kinds))]
 	if len(files) > 60 {
 		e.kind = "rmtree"
+	}
+	if len(large) > 0 && r.IntN(3) == 0 { // in small places of what has several windows
+		e.kind = pick(r, []string{"poke", "poke", "poke", "poke", "poke", "append", "truncate", "punch"})
+		e.path = pick(r, large)
+		return e, e.small(r, root)
 	}
 	switch e.kind {
 	case "write":
@@ -75,6 +87,42 @@ func randomEdit(r *rand.Rand, root string) (edit, error) {
 	return e, nil
 }
 
+// Large files have windows of every chunk size that the histories use.
+const (
+	largeSize = 256 << 10
+	maxLarge  = 12
+)
+
+func largeFiles(root string, files []string) (found []string, err error) {
+	for _, f := range files {
+		var st unix.Stat_t
+		if err := unix.Lstat(filepath.Join(root, f), &st); err != nil {
+			return nil, err
+		}
+		if st.Mode&unix.S_IFMT == unix.S_IFREG && st.Size > largeSize {
+			found = append(found, f)
+		}
+	}
+	return found, nil
+}
+
+// small makes the edit one of a few bytes, somewhere in its file or at its end.
+func (e *edit) small(r *rand.Rand, root string) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(filepath.Join(root, e.path), &st); err != nil {
+		return err
+	}
+	e.size = 1 + r.IntN([]int{1, 16, 512, 4096, 9000}[r.IntN(5)])
+	e.off = r.Int64N(st.Size)
+	if r.IntN(2) == 0 { // as databases do
+		e.off, e.size = e.off&^4095, (e.size+4095)&^4095
+	}
+	if e.kind == "truncate" {
+		e.off = max(0, st.Size-r.Int64N(3*int64(e.size)))
+	}
+	return nil
+}
+
 func (e edit) String() string {
 	return fmt.Sprintf("%s %q %q %d+%d seed %d", e.kind, e.path, e.to, e.off, e.size, e.seed)
 }
@@ -88,6 +136,8 @@ func (e edit) apply(root string) error {
 		err = e.write(p, os.O_CREATE|os.O_TRUNC, 0)
 	case "pwrite":
 		err = e.write(p, 0, e.off)
+	case "poke":
+		err = e.poke(p)
 	case "append":
 		err = e.write(p, os.O_APPEND, -1)
 	case "truncate":
@@ -165,6 +215,19 @@ func (e edit) onFile(p string, do func(fd int) error) error {
 		return unix.ENXIO
 	}
 	return do(fd)
+}
+
+// poke writes a few bytes at the edit's place, and at up to four others before it.
+func (e edit) poke(p string) error {
+	return e.onFile(p, func(fd int) error {
+		for i := range e.seed % 5 {
+			if _, err := unix.Pwrite(fd, noise(e.seed+i, 1+e.size/2), int64((e.seed>>8+i*977)%uint64(e.off+1))); err != nil {
+				return err
+			}
+		}
+		_, err := unix.Pwrite(fd, noise(e.seed, e.size), e.off)
+		return err
+	})
 }
 
 func (e edit) write(p string, flags int, off int64) error {

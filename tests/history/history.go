@@ -30,22 +30,41 @@ type config struct {
 // totals of a run.
 type totals struct {
 	ops, histories, crashes, reads, collections, refused, snapshots int
-	kinds                                                           map[string]int
+	changes                                                         int            // that diffs told
+	kinds                                                           map[string]int // of operations
+	seen                                                            map[string]int // what operations did to their end
+}
+
+// due is what a long run has to have seen.
+var due = []string{"exports", "exports cut short", "imports", "snapshots brought back by an import", "imports to a new place", "diffs", "damage found", "verifications", "snapshots looked into"}
+
+// unseen are those of due that a run has not.
+func (t *totals) unseen() (what []string) {
+	for _, d := range due {
+		if t.seen[d] == 0 {
+			what = append(what, d)
+		}
+	}
+	return what
+}
+
+func list(m map[string]int) string {
+	var all []string
+	for k, n := range m {
+		all = append(all, fmt.Sprintf("%s %d", k, n))
+	}
+	slices.Sort(all)
+	return strings.Join(all, ", ")
 }
 
 func (t *totals) String() string {
-	var kinds []string
-	for k, n := range t.kinds {
-		kinds = append(kinds, fmt.Sprintf("%s %d", k, n))
-	}
-	slices.Sort(kinds)
-	return fmt.Sprintf("%d operations in %d histories, %d of them refused; %d crashes, %d snapshots, %d states read back, %d collections\n%s",
-		t.ops, t.histories, t.refused, t.crashes, t.snapshots, t.reads, t.collections, strings.Join(kinds, ", "))
+	return fmt.Sprintf("%d operations in %d histories, %d of them refused; %d crashes, %d snapshots, %d states read back, %d collections, %d changes told by diffs\ntried: %s\ndone: %s",
+		t.ops, t.histories, t.refused, t.crashes, t.snapshots, t.reads, t.collections, t.changes, list(t.kinds), list(t.seen))
 }
 
 // run does histories until there were enough operations.
 func (c config) run(ctx context.Context) (t totals, err error) {
-	t.kinds = map[string]int{}
+	t.kinds, t.seen = map[string]int{}, map[string]int{}
 	for n := uint64(0); t.ops < c.ops && ctx.Err() == nil; n++ {
 		seed := c.seed + n
 		if err := c.history(ctx, seed, min(c.length, c.ops-t.ops), &t); err != nil {
@@ -75,17 +94,8 @@ type history struct {
 	now      string   // the operation under way
 	log      []string // of operations
 
-	returning string    // hash of a manifest that an import may bring back
-	editing   *instance // whose files were changed since the last look
-	importing *guess    // what the manifest that an import makes holds
-}
-
-// file is an offline copy.
-type file struct {
-	v     *vol
-	path  string
-	hash  string
-	state *guess
+	editing *instance // whose files were changed since the last look
+	extra   []*machine
 }
 
 func (c config) history(ctx context.Context, seed uint64, ops int, t *totals) (err error) {
@@ -145,7 +155,7 @@ func (h *history) begin() (err error) {
 // close takes everything away. After a failure the logs stay where they are.
 func (h *history) close(failed bool) error {
 	var errs []error
-	for _, m := range append(slices.Clone(h.machines), h.reader) {
+	for _, m := range slices.Concat(h.machines, h.extra, []*machine{h.reader}) {
 		if m == nil {
 			continue
 		}
@@ -201,6 +211,9 @@ func (h *history) result(format string, args ...any) {
 	}
 }
 
+// saw counts what an operation did to its end.
+func (h *history) saw(what string) { h.t.seen[what]++ }
+
 func (h *history) chance(p float64) bool { return h.r.Float64() < p }
 
 func pick[T any](r *rand.Rand, all []T) T { return all[r.IntN(len(all))] }
@@ -246,7 +259,7 @@ func (h *history) do(m *machine, call func(ctx context.Context, c *control.Clien
 	if !h.chance(h.c.crashes) {
 		return false, m.call(call)
 	}
-	when := time.Duration(h.r.ExpFloat64() * float64(25*time.Millisecond))
+	when := time.Duration(h.r.ExpFloat64() * float64(pick(h.r, []time.Duration{2, 10, 40})) * float64(time.Millisecond))
 	done := make(chan error, 1)
 	go func() { done <- m.call(call) }()
 	time.Sleep(when)
@@ -264,6 +277,7 @@ func (h *history) do(m *machine, call func(ctx context.Context, c *control.Clien
 
 func (h *history) crashed(m *machine) {
 	h.t.crashes++
+	m.crashes++
 	for _, v := range h.vols {
 		if c := v.copies[m]; c != nil {
 			c.mount = ""

@@ -31,6 +31,8 @@ type machine struct {
 	proc   *kit.Process
 	client *control.Client
 	down   bool
+	// crashes counts them.
+	crashes int
 }
 
 func newMachine(dir, name, clock string, at, far *place) (m *machine, err error) {

@@ -38,6 +38,13 @@ func main() {
 		fmt.Fprintln(os.Stderr, "history failed:", err)
 		os.Exit(1)
 	}
+	if what := t.unseen(); len(what) > 0 && t.ops >= longRun {
+		fmt.Fprintf(os.Stderr, "history failed: none of these in %d operations: %q\n", t.ops, what)
+		os.Exit(1)
+	}
 }
+
+// longRun is how many operations have to see everything.
+const longRun = 2000
 
 func parsePub(text string) (seal.Pubkey, error) { return seal.ParsePubkey(text) }

@@ -21,6 +21,7 @@ type vol struct {
 	remote    map[string]*published // that are at the Hive, by hash
 	past      map[string]*published // that were removed on purpose
 	mayGo     map[string]string     // hash or id of a local snapshot: which operation may have removed it
+	mayCome   map[string]*guess     // root that an import may bring, and what it holds
 	gone      []*guess              // states of local snapshots that were removed on purpose
 	writer    string                // at the last look
 	order     int                   // of its making
@@ -47,6 +48,7 @@ type instance struct {
 	line   int
 	recent []*guess // all that the data was since the last look
 	locals map[string]*local
+	went   map[string]*local // that are not there any more
 	polite bool // it takes the volume from nobody
 	source *vol // it may still take content from it
 }
@@ -56,6 +58,7 @@ type local struct {
 	id, note string
 	created  time.Time
 	line     int // 0: nobody knows
+	crashes  int // of its machine, when it was first seen
 	state    *guess
 	tainted  bool // it cannot be read back, or nobody knows as what
 }
@@ -201,7 +204,16 @@ func (h *history) newLocals(v *vol, m *machine, c *instance, list []volume.Snaps
 			l.note = i.Note
 			continue
 		}
-		l = &local{id: i.Local, note: i.Note, created: i.Created, state: either(c.recent...), tainted: c.tainted}
+		if old := c.went[i.Local]; old != nil {
+			if old.crashes == m.crashes {
+				return fmt.Errorf("%w: the local snapshot %s is back, which was gone", errWrong, i.Local)
+			}
+			c.locals[i.Local] = old // the crash came before its end was noted
+			old.note = i.Note
+			delete(c.went, i.Local)
+			continue
+		}
+		l = &local{id: i.Local, note: i.Note, created: i.Created, state: either(c.recent...), tainted: c.tainted, crashes: m.crashes}
 		if len(l.state.of) == 0 { // of a new volume that nobody has seen yet
 			t, err := h.emptyTree(filepath.Join(m.root, "volumes", v.pub.String(), "snapshots", i.Local))
 			if err != nil {
@@ -243,7 +255,7 @@ func (h *history) lookRemote(v *vol, all []*hive.Manifest) error {
 			continue
 		}
 		if old := v.past[hash]; old != nil {
-			if h.returning != hash {
+			if v.mayCome[old.root] == nil {
 				return fmt.Errorf("%w: generation %d is back, which was removed", errWrong, old.generation)
 			}
 			delete(v.past, hash)
@@ -278,7 +290,7 @@ func (h *history) newManifest(v *vol, mf *hive.Manifest) error {
 	}
 	p := &published{hash: mf.Hash().String(), root: root, id: filepath.Base(mf.Path), generation: mf.Generation, machine: mf.Machine.String(),
 		created: time.Unix(int64(mf.Creation), 0).UTC()}
-	if g := h.importing; g != nil {
+	if g, n := v.mayCome[root], v.newest(); g != nil && n != nil && p.generation < n.generation {
 		p.state = g
 		v.remote[p.hash] = p
 		return nil
@@ -318,10 +330,11 @@ func (v *vol) goneLocals(m *machine, c *instance, list []volume.SnapshotInfo) er
 		if slices.ContainsFunc(list, func(i volume.SnapshotInfo) bool { return i.Local == id }) {
 			continue
 		}
-		if why := v.lossOf(c, l); why != "" {
+		if why := v.lossOf(m, c, l); why != "" {
 			return fmt.Errorf("%w: the local snapshot %s (%s) is gone: %s", errWrong, id, l.note, why)
 		}
 		delete(c.locals, id)
+		c.went[id], l.crashes = l, m.crashes
 		if v.mayGo[id] != "" {
 			v.gone = append(v.gone, l.state)
 		}
@@ -330,7 +343,7 @@ func (v *vol) goneLocals(m *machine, c *instance, list []volume.SnapshotInfo) er
 }
 
 // lossOf says why a local snapshot should still be there; empty: it need not.
-func (v *vol) lossOf(c *instance, l *local) string {
+func (v *vol) lossOf(m *machine, c *instance, l *local) string {
 	switch {
 	case v.mayGo[l.id] != "":
 		return ""
@@ -338,6 +351,8 @@ func (v *vol) lossOf(c *instance, l *local) string {
 		return "" // what it holds is published
 	case l.note == "pending" && v.withID(l.id) != nil:
 		return ""
+	case l.note == "pending" && l.crashes < m.crashes && c.state.may(l.state):
+		return "" // the crash came before it was noted, and the data still is that: the next one holds it
 	}
 	for _, in := range []map[string]*published{v.remote, v.past} {
 		for _, p := range in {

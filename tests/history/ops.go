@@ -44,7 +44,7 @@ func init() {
 		{"adopt", 10, (*history).adopt},
 		{"mount", 30, on((*history).mount)},
 		{"unmount", 14, on((*history).unmount)},
-		{"edit", 50, on((*history).edit)},
+		{"edit", 120, on((*history).edit)},
 		{"peek", 8, on((*history).peek)},
 		{"snapshot", 16, on((*history).snapshot)},
 		{"flush", 16, on((*history).flush)},
@@ -53,10 +53,15 @@ func init() {
 		{"clone", 7, on((*history).clone)},
 		{"remove", 6, on((*history).remove)},
 		{"purge", 8, on((*history).purge)},
-		{"rm", 7, on((*history).drop)},
+		{"rm", 12, on((*history).drop)},
 		{"synchronize", 8, on((*history).synchronize)},
 		{"replicate", 6, on((*history).replicate)},
 		{"verify", 4, on((*history).verify)},
+		{"damage", 3, on((*history).damage)},
+		{"export", 6, on((*history).export)},
+		{"import", 8, (*history).importFile},
+		{"diff", 8, on((*history).diff)},
+		{"browse", 6, on((*history).browseHere)},
 		{"crash", 3, (*history).crash},
 		{"stop", 1, (*history).stop},
 		{"pull", 2, (*history).pull},
@@ -97,7 +102,7 @@ func (h *history) options() map[string]string {
 	return map[string]string{
 		"takeover": "always", "fetch-timeout": "30s",
 		"prefetch":   pick(h.r, []string{"none", "none", "metadata", "all", "200KiB"}),
-		"chunk-size": pick(h.r, []string{"64KiB", "128KiB"}),
+		"chunk-size": pick(h.r, []string{"64KiB", "128KiB", "256KiB"}),
 	}
 }
 
@@ -136,7 +141,7 @@ func (h *history) register(m *machine, name string, crashed bool, state *guess) 
 			return err
 		}
 		v := &vol{name: name, order: len(h.vols), copies: map[*machine]*instance{}, remote: map[string]*published{}, past: map[string]*published{},
-			mayGo: map[string]string{}}
+			mayGo: map[string]string{}, mayCome: map[string]*guess{}}
 		if v.key, err = c.KeyExport(ctx, name); err != nil {
 			return err
 		}
@@ -153,7 +158,7 @@ func (h *history) register(m *machine, name string, crashed bool, state *guess) 
 	})
 }
 
-func newInstance() *instance { return &instance{locals: map[string]*local{}, line: 1} }
+func newInstance() *instance { return &instance{locals: map[string]*local{}, went: map[string]*local{}, line: 1} }
 
 // adopt makes a volume from its key on a machine that does not have it.
 func (h *history) adopt() (bool, error) {
@@ -215,6 +220,9 @@ func (h *history) mount(m *machine, v *vol, c *instance) (bool, error) {
 	var path string
 	wasUnsure := c.unsure
 	c.unsure = true
+	if before != nil && (wasUnsure || c.base != before.hash) && !m.cable.pulled.Load() { // a machine that dies when it has taken the newest state takes a snapshot of that
+		c.recent = append(c.recent, before.state)
+	}
 	crashed, err := h.do(m, func(ctx context.Context, cl *control.Client) (err error) {
 		path, err = cl.Mount(ctx, v.name, "", nil)
 		return err

@@ -363,6 +363,9 @@ func (h *history) drop(m *machine, v *vol, c *instance) (bool, error) {
 	if err != nil || ch == nil {
 		return false, err
 	}
+	if copied := slices.ContainsFunc(h.files, func(f *file) bool { return f.hash == ch.line.Hash }); !copied && h.chance(0.4) { // rather one that can be brought back
+		return false, nil
+	}
 	force := h.chance(0.5)
 	h.note("rm %s of %s on %s, generation %d, local %.8s, force %v", ch.text, v.name, m.name, ch.line.Generation, ch.line.Local, force)
 	crashed := false
@@ -513,6 +516,9 @@ func (h *history) verify(m *machine, v *vol, _ *instance) (bool, error) {
 	})
 	if err == nil && !crashed && !res.OK {
 		err = fmt.Errorf("%w: it says that generation %d is damaged: %+v", errWrong, p.generation, res)
+	}
+	if err == nil && !crashed {
+		h.saw("verifications")
 	}
 	return true, err
 }
