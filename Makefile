@@ -29,7 +29,7 @@ PLUGINDIR = build/plugin/$(ARCH)
 PREFIX ?= /usr/local
 UNITS  ?= /etc/systemd/system
 
-.PHONY: kill-upload history build test test-docker test-docker-short demo demo-short bench-archive bench-failover bench-mount bench-start bench-snapshot bench-fs soak fuzz deps vet clean plugin plugin-rootfs plugin-push install uninstall install-holder uninstall-holder crash crash-short posix model model-short storm
+.PHONY: kill-upload history history-mutants build test test-docker test-docker-short demo demo-short bench-archive bench-failover bench-mount bench-start bench-snapshot bench-fs soak fuzz deps vet clean plugin plugin-rootfs plugin-push install uninstall install-holder uninstall-holder crash crash-short posix model model-short storm
 
 ## build: bin/fractal-lazy, one static file
 build:
@@ -170,6 +170,11 @@ posix:
 history: deps
 	$(GO) build -o build/history ./tests/history
 	build/history $(HISTORY)
+
+## history-mutants: faults are put into the program one after the other, and the histories have to find each (MUTANTS="-only purge-newest -ops N -seed S")
+history-mutants: deps
+	$(GO) build -tags crashtest -o build/history-mutants ./tests/history
+	build/history-mutants -mutants -ops 3000 $(MUTANTS)
 
 ## model: a million random operations on a mount and on plain BTRFS, compared; MODEL="-ops N -seed S" for others
 model: deps

@@ -8,6 +8,7 @@ import (
 	"fractal-lazy/backing"
 	"fractal-lazy/fusefs"
 	"fractal-lazy/mark"
+	"fractal-lazy/mutant"
 	"fractal-lazy/snapshot"
 	"fractal-lazy/snapshot/wire"
 
@@ -101,6 +102,9 @@ func (f *file) bringWindow(ctx context.Context, w wire.Window) error {
 // data fetches the data of a window, its ranges one behind the other: from its block, and that of its patch, which is asked for at once. keep: others will want
 // pieces of the same block; of a patch's they always may. The caller calls done when the data is where the next one finds it.
 func (f *file) data(ctx context.Context, w wire.Window, keep bool) (data []byte, done func(), err error) {
+	if mutant.Is(mutant.WindowBefore) {
+		w = f.windowBefore(ctx, w)
+	}
 	if w.Patch == nil {
 		block, done, err := f.t.fetch.data(ctx, w.Block, keep)
 		if err != nil {
@@ -142,6 +146,20 @@ func (f *file) data(ctx context.Context, w wire.Window, keep bool) (data []byte,
 		return nil, nil, err
 	}
 	return data, done, nil
+}
+
+// windowBefore is a fault, where it can be had: the window before w in its place.
+func (f *file) windowBefore(ctx context.Context, w wire.Window) wire.Window {
+	if w.Index == 0 || w.Data != nil || (w.Index+1)*uint64(f.content.ChunkSize) > f.content.Size {
+		return w
+	}
+	for b, err := range f.t.reader.Windows(ctx, f.content, w.Index-1, w.Index) {
+		if err == nil && b.Data == nil {
+			b.Index = w.Index
+			return b
+		}
+	}
+	return w
 }
 
 // piece returns the data of a window from opened blocks.

@@ -7,6 +7,7 @@ import (
 	"iter"
 	"slices"
 
+	"fractal-lazy/mutant"
 	"fractal-lazy/snapshot/wire"
 
 	"github.com/ipfs/go-cid"
@@ -104,7 +105,7 @@ func (d *differ) dirs(path string, was, now wire.DirRef) bool {
 			return true
 		case y == nil || x != nil && x.Name < y.Name:
 			a.entries = a.entries[1:]
-			on = d.tell(gone(path, x))
+			on = mutant.Is(mutant.DiffRemoved) || d.tell(gone(path, x))
 		case x == nil || y.Name < x.Name:
 			b.entries = b.entries[1:]
 			on = d.tell(came(path, y))

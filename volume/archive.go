@@ -9,6 +9,7 @@ import (
 
 	"fractal-lazy/archive"
 	"fractal-lazy/hive"
+	"fractal-lazy/mutant"
 	"fractal-lazy/seal"
 	"fractal-lazy/snapshot"
 	"fractal-lazy/store"
@@ -70,7 +71,7 @@ func (m *Manager) export(ctx context.Context, v *vol, text string, begin func(Ex
 		return s, nil, fmt.Errorf("%w: nothing is published of it yet; `fractal-lazy flush %s`", ErrNoSnapshot, v.name)
 	}
 	mf = all[len(all)-1]
-	if text != "" {
+	if text != "" && !mutant.Is(mutant.ExportNewest) {
 		if mf, err = m.manifestAt(ctx, v, all, text); err != nil {
 			return s, nil, err
 		}
@@ -181,6 +182,9 @@ func (m *Manager) importNow(ctx context.Context, v *vol, r io.Reader, p func(Pro
 	mf, err := m.postImport(ctx, v, d, a, file.Manifest, stats.Bytes)
 	if err == nil {
 		err = pinAgain(ctx, m.store, file.Root.String()) // see unpin.go
+	}
+	if mutant.Is(mutant.ImportUnpinned) {
+		_ = m.store.Unpin(ctx, file.Root)
 	}
 	if errors.Is(err, hive.ErrRejected) && !before { // nothing would name it
 		err = errors.Join(err, m.store.Unpin(ctx, file.Root))

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+
+	"fractal-lazy/mutant"
 )
 
 // BrowseID is who uses the mount of a snapshot that is browsed.
@@ -22,6 +24,9 @@ func (m *Manager) Browse(ctx context.Context, name, text string) (view string, i
 	option := i.Local // what is here is shown from here
 	if option == "" {
 		option = i.Hash
+	}
+	if r := v.record(); mutant.Is(mutant.BrowseNewest) && i.Hash != "" && r.Seen != nil {
+		option = r.Seen.Hash
 	}
 	if view = m.findView(name, i); view != "" {
 		return view, i, nil

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"fractal-lazy/hive"
+	"fractal-lazy/mutant"
 
 	"github.com/google/uuid"
 )
@@ -174,6 +175,8 @@ func decideData(r *record, me uuid.UUID, hasData, changed bool, latest *hive.Man
 		return dataDecision{do: dataEmpty, why: "new volume"}
 	case !hasData:
 		return dataDecision{do: dataRestore, why: fmt.Sprintf("generation %d from the Hive", latest.Generation)}
+	case mutant.Is(mutant.TakeoverKeeps):
+		return dataDecision{do: dataKeep, why: "a fault"}
 	case r.Base != nil && latest.Generation == r.Base.Generation && latest.Hash().String() == r.Base.Hash:
 		return dataDecision{do: dataKeep, why: "the data here is the newest"}
 	case isOwnUpload(r, me, latest):

@@ -9,6 +9,7 @@ import (
 	"fractal-lazy/backing"
 	"fractal-lazy/hive"
 	"fractal-lazy/lazy"
+	"fractal-lazy/mutant"
 
 	"github.com/ipfs/go-cid"
 	"golang.org/x/sys/unix"
@@ -128,6 +129,7 @@ func (m *Manager) neededManifests(v *vol, all []*hive.Manifest) (map[string]stri
 		hash := mf.Hash().String()
 		root, _ := mf.Root() // somebody else's format: nothing here is made of it
 		switch {
+		case mutant.Is(mutant.PurgeNewest):
 		case n == len(all)-1:
 			why[hash] = "it is the newest"
 		case r.Base != nil && hash == r.Base.Hash:

@@ -7,6 +7,7 @@ import (
 
 	"fractal-lazy/backing"
 	"fractal-lazy/lazy"
+	"fractal-lazy/mutant"
 	"fractal-lazy/store"
 
 	"github.com/ipfs/go-cid"
@@ -80,6 +81,9 @@ func (m *Manager) restoreNow(ctx context.Context, v *vol, text string) (res Rest
 	res.Volume, res.Kept = v.name, v.snapshotInfo(kept)
 	if err := m.restoreData(ctx, v, res.From); err != nil { // 3
 		return res, err
+	}
+	if mutant.Is(mutant.RestoreForgets) {
+		_ = m.dropLocal(v, kept)
 	}
 	res.Remote = v.record().Totals.BytesRemote
 	return res, nil

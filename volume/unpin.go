@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"fractal-lazy/hive"
+	"fractal-lazy/mutant"
 	"fractal-lazy/replica"
 	"fractal-lazy/store"
 
@@ -253,8 +254,8 @@ func (m *Manager) unpinByItself(ctx context.Context, v *vol) error {
 // Order: 1. the Hive says what its manifests name; 2. the rest is unpinned; 3. the Hive says it again, and what it names by now is pinned again; 4. the caller's record. A crash
 // before 4 has all of it done once more, where what is named is looked after too.
 func giveUp(ctx context.Context, v *vol, remote string, at replica.Place, roots []string) (done []string, err error) {
-	if len(roots) == 0 {
-		return nil, nil
+	if len(roots) == 0 || mutant.Is(mutant.PinsLeft) {
+		return roots, nil
 	}
 	ask := func() ([]*hive.Manifest, error) {
 		ctx, cancel := context.WithTimeout(ctx, askTimeout)

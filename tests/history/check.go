@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -115,7 +116,7 @@ func (h *history) neededNear() map[string]string {
 
 // neededFar are the roots of the manifests at the second place, but for those whose blocks were never brought, since the first place had given them up.
 func (h *history) neededFar() (map[string]string, error) {
-	needed := map[string]string{}
+	needed := maps.Clone(h.brought)
 	files, err := h.far.files()
 	if err != nil {
 		return nil, err
@@ -156,8 +157,12 @@ func (h *history) settle() error {
 		return err
 	}
 	for _, v := range h.vols {
-		for _, m := range h.machines {
-			if c := v.copies[m]; c != nil {
+		for _, clones := range []bool{false, true} { // which take the volume from nobody
+			for _, m := range h.machines {
+				c := v.copies[m]
+				if c == nil || c.polite != clones {
+					continue
+				}
 				if err := h.rest(m, v, c); err != nil {
 					return fmt.Errorf("bring volume %s on machine %s to rest: %w", v.name, m.name, err)
 				}
@@ -179,9 +184,12 @@ func (h *history) rest(m *machine, v *vol, c *instance) error {
 		return err
 	}
 	if i.CloneOf != "" && !c.tainted { // it is published when all of it is here
-		if c.mount == "" {
-			if did, err := h.mount(m, v, c); err != nil || !did {
-				return fmt.Errorf("mount the clone: %w", err)
+		for end := time.Now().Add(restLimit); c.mount == ""; time.Sleep(50 * time.Millisecond) { // the other machine gives it back in its own time
+			if did, err := h.mount(m, v, c); err != nil || !did || time.Now().After(end) {
+				return fmt.Errorf("%w: mount the clone: %w", errWrong, err)
+			}
+			if err := h.pass(time.Minute); err != nil {
+				return err
 			}
 		}
 		err := m.call(func(ctx context.Context, cl *control.Client) error {

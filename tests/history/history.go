@@ -94,12 +94,13 @@ type history struct {
 	now      string   // the operation under way
 	log      []string // of operations
 
-	editing *instance // whose files were changed since the last look
+	brought map[string]string // roots that were replicated, and are not removed at the second place
+	editing *instance         // whose files were changed since the last look
 	extra   []*machine
 }
 
 func (c config) history(ctx context.Context, seed uint64, ops int, t *totals) (err error) {
-	h := &history{r: rand.New(rand.NewPCG(seed, 1)), t: t, c: c, ahead: 0}
+	h := &history{r: rand.New(rand.NewPCG(seed, 1)), t: t, c: c, ahead: 0, brought: map[string]string{}}
 	defer func() { err = errors.Join(err, h.close(err != nil)) }()
 	if err := h.begin(); err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"fractal-lazy/mutant"
 	"fractal-lazy/seal"
 )
 
@@ -17,12 +18,15 @@ func main() {
 		os.Exit(code)
 	}
 	var c config
-	var trace bool
+	var trace, mutants bool
+	var only string
 	flag.IntVar(&c.ops, "ops", 5000, "how many operations")
 	flag.Uint64Var(&c.seed, "seed", uint64(time.Now().UnixNano())%1_000_000, "what everything random follows from; a history that failed begins with its own")
 	flag.IntVar(&c.length, "length", 150, "operations in one history: then everything is read back, and the next begins with empty machines")
 	flag.Float64Var(&c.crashes, "crashes", 0.08, "share of the calls in which the machine crashes")
 	flag.StringVar(&c.dir, "dir", os.TempDir(), "where the pools are made: up to 2 GiB")
+	flag.BoolVar(&mutants, "mutants", false, "have each fault of package mutant found, in at most -ops operations of its own; built with -tags crashtest")
+	flag.StringVar(&only, "only", "", "of -mutants, one by its name")
 	flag.BoolVar(&trace, "v", false, "a line for each operation")
 	flag.Parse()
 	if trace {
@@ -32,6 +36,15 @@ func main() {
 	defer stop()
 	fmt.Printf("seed %d\n", c.seed)
 	began := time.Now()
+	if mutants {
+		err := findMutants(ctx, c, mutant.Mutant(only))
+		fmt.Println("in", time.Since(began).Round(time.Second))
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "history:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	t, err := c.run(ctx)
 	fmt.Printf("%v\nin %v\n", &t, time.Since(began).Round(time.Second))
 	if err != nil {

@@ -49,8 +49,8 @@ type instance struct {
 	recent []*guess // all that the data was since the last look
 	locals map[string]*local
 	went   map[string]*local // that are not there any more
-	polite bool // it takes the volume from nobody
-	source *vol // it may still take content from it
+	polite bool              // it takes the volume from nobody
+	source *vol              // it may still take content from it
 }
 
 // local is a snapshot on one machine.

@@ -158,7 +158,9 @@ func (h *history) register(m *machine, name string, crashed bool, state *guess) 
 	})
 }
 
-func newInstance() *instance { return &instance{locals: map[string]*local{}, went: map[string]*local{}, line: 1} }
+func newInstance() *instance {
+	return &instance{locals: map[string]*local{}, went: map[string]*local{}, line: 1}
+}
 
 // adopt makes a volume from its key on a machine that does not have it.
 func (h *history) adopt() (bool, error) {
@@ -574,17 +576,24 @@ func (h *history) pull() (bool, error) {
 	return true, nil
 }
 
-// collect has the block store delete all that no pin reaches, whatever goes on. What a snapshot reaches may never go.
+// collect has the block stores delete all that no pin reaches, whatever goes on. What a snapshot reaches may never go.
 func (h *history) collect() (bool, error) {
 	h.note("collect")
 	if err := h.near.collect(context.Background()); err != nil {
+		return true, err
+	}
+	if err := h.far.collect(context.Background()); err != nil {
 		return true, err
 	}
 	h.t.collections++
 	if err := h.look(); err != nil {
 		return true, err
 	}
-	return true, h.reachable(h.near, h.neededNear(), false)
+	needed, err := h.neededFar()
+	if err == nil {
+		err = h.reachable(h.far, needed, false)
+	}
+	return true, errors.Join(err, h.reachable(h.near, h.neededNear(), false))
 }
 
 func (h *history) read(_ *machine, v *vol, _ *instance) (bool, error) {

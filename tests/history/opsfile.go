@@ -122,7 +122,7 @@ func (h *history) importFile() (bool, error) {
 	if err := h.look(); err != nil {
 		return true, err
 	}
-	known, taken, writer := v.remote[f.hash] != nil, v.hasOther(f), v.writer
+	known, taken, writer, newest := v.remote[f.hash] != nil, v.hasOther(f), v.writer, v.newest()
 	h.note("import generation %d of %s on %s, known %v", f.generation, v.name, m.name, known)
 	v.mayCome[f.root] = f.state
 	var res volume.Imported
@@ -159,11 +159,10 @@ func (h *history) importFile() (bool, error) {
 	}
 	h.result("generation %d, known %v, made %v", res.Generation, res.Known, res.Made)
 	p := v.remote[res.Hash]
-	n := v.newest()
 	switch {
 	case p == nil || p.root != f.root || res.Generation != p.generation || p.generation != f.generation:
 		return true, fmt.Errorf("%w: it says that generation %d was imported, which the Hive does not have", errWrong, res.Generation)
-	case res.Known != known || res.Newest && n.hash != p.hash:
+	case res.Known != known || res.Newest && newest.hash != p.hash:
 		return true, fmt.Errorf("%w: an import says %+v", errWrong, res)
 	}
 	if !known {

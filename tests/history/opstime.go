@@ -138,16 +138,15 @@ func (h *history) clone(m *machine, v *vol, c *instance) (bool, error) {
 			return false, err
 		}
 		text, state = ch.text, ch.state
-	} else if state == nil {
-		n := v.newest()
-		if n == nil {
-			return false, nil
-		}
-		state = n.state
+	} else if n := v.newest(); n == nil && state == nil {
+		return false, nil
+	} else if n != nil && c.mount == "" && (c.unsure || c.base != n.hash) { // at rest it is what another machine published since, unless there are changes here
+		state = either(state, n.state)
 	}
-	if c.unsure && !state.sure() {
+	if text != "" && c.unsure && !state.sure() {
 		return false, nil
 	}
+	rests := text == "" && c.mount == ""
 	h.made++
 	name := fmt.Sprintf("v%d", h.made)
 	h.note("clone %s on %s, snapshot %q, as %s", v.name, m.name, text, name)
@@ -157,6 +156,14 @@ func (h *history) clone(m *machine, v *vol, c *instance) (bool, error) {
 	})
 	if err != nil {
 		return true, h.refused(m, err, volume.ErrBusy)
+	}
+	if rests {
+		if err := h.lookAt(v); err != nil {
+			return true, err
+		}
+		if n := v.newest(); n != nil && (c.unsure || c.base != n.hash) {
+			state = either(state, n.state)
+		}
 	}
 	n := len(h.vols)
 	if err := h.register(m, name, crashed, state); err != nil {
@@ -496,6 +503,7 @@ func (h *history) replicate(m *machine, v *vol, c *instance) (bool, error) {
 	}
 	for _, mf := range all { // its manifest may be another one, where a purge removed those before it
 		if root, err := mf.Root(); err == nil && root == p.root && mf.Generation == p.generation {
+			h.brought[p.root] = fmt.Sprintf("generation %d of volume %s, which was replicated", p.generation, v.name)
 			return true, h.reachable(h.far, map[string]string{p.root: "what was replicated"}, false)
 		}
 	}
