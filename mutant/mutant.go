@@ -12,7 +12,7 @@ const (
 	TakeoverKeeps     Mutant = "takeover-keeps"     // a takeover shows the data that the machine has, though another one published since
 	UploadSkips       Mutant = "upload-skips"       // an upload leaves out some blocks of content
 	WindowBefore      Mutant = "window-before"      // a window of a file is filled with what the one before it holds
-	ReplicateUnpinned Mutant = "replicate-unpinned" // what is replicated is not pinned at the second place
+	ReplicateUnpinned Mutant = "replicate-unpinned" // what is replicated does not stay pinned at the second place
 	ExportNewest      Mutant = "export-newest"      // an export writes the newest snapshot, whichever was asked for
 	ImportUnpinned    Mutant = "import-unpinned"    // an imported snapshot does not stay pinned
 	DiffRemoved       Mutant = "diff-removed"       // a diff does not tell what was removed

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"fractal-lazy/mutant"
 	"fractal-lazy/pace"
 	"fractal-lazy/store"
 
@@ -42,9 +41,6 @@ func Copy(ctx context.Context, src, dst store.Store, prev, root cid.Cid, line *p
 			return c.stats, err
 		}
 		c.progress.phase("pin")
-		if mutant.Is(mutant.ReplicateUnpinned) {
-			return c.stats, nil
-		}
 		err = pinFrom(ctx, dst, prev, root)
 		if !errors.Is(err, store.ErrNotFound) || c.stats.Whole {
 			if err != nil {

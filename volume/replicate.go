@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"fractal-lazy/hive"
+	"fractal-lazy/mutant"
 	"fractal-lazy/replica"
 
 	"github.com/ipfs/go-cid"
@@ -108,6 +109,11 @@ func (m *Manager) replicate(ctx context.Context, v *vol, text, remote string, p 
 	if err == nil {
 		if err := m.unpinAt(ctx, v, remote, to.Place); err != nil {
 			m.logger(v, "replicate").Warn().Err(err).Str("remote", remote).Msg("something stays pinned there that no snapshot has; it is tried again")
+		}
+		if mutant.Is(mutant.ReplicateUnpinned) {
+			if root, err := replica.ParseRoot(last.Data); err == nil {
+				_ = to.Store.Unpin(ctx, root)
+			}
 		}
 		return r, nil
 	}

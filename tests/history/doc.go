@@ -18,6 +18,9 @@
 // collection no block is missing below any snapshot. At the end everything is brought to rest: then the blocks of the store are exactly those that the
 // manifests reach, and every snapshot, local or not, is read back and compared in all that kit.Describe sees, on a machine that never had the volume.
 //
+// Offline copies (files) are made, brought back, and at the end brought to a place that has never seen anything; diffs are held against the trees, name by name; damaged blocks have to
+// be found by a verification. Faults of package mutant are put in on purpose, to show that the histories find them (-mutants).
+//
 // All machines have a clock that the history sets, so that retention patterns and schedules meet years in minutes.
 //
 // What is not here: power cuts (tests/crash), the death of the worker under a mount that goes on (tests/storm), single file operations (tests/model).
