@@ -39,3 +39,25 @@ func TestBrowse_RemoteAndLocalSnapshotsAndItsEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A snapshot that was chosen where it is here, and that an upload did away with before it was mounted, is shown from the network: else who looks into it would meet a view
+// that can never be mounted, again and again.
+func TestBrowse_ASnapshotThatGoesFromHereBeforeItIsMounted(t *testing.T) {
+	w := newWorld(t)
+	a := w.machine("a")
+	a.create("db")
+	dir := a.mount("db", "1")
+	write(t, filepath.Join(dir, "f"), "one")
+	s := a.flush("db")
+	view, i, err := a.Browse(ctx(t), "db", "1")
+	must(t, err)
+	write(t, filepath.Join(dir, "f"), "two")
+	a.flush("db")
+	v, err := a.lookup("db")
+	must(t, err)
+	if i.Local == "" || i.Generation != s.Generation || v.record().snapshot(i.Local) != nil {
+		t.Fatalf("it was not here, or still is: %+v", i)
+	}
+	wantFile(t, filepath.Join(a.mount(view, BrowseID), "f"), "one")
+	must(t, a.EndBrowse(ctx(t), "db", "1"))
+}

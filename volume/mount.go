@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"fractal-lazy/backing"
@@ -268,8 +270,12 @@ func (m *Manager) fetchView(ctx context.Context, v *vol) error {
 		}
 		defer h.leave()
 	}
-	if id := v.set.view.local; id != "" {
-		return m.viewLocal(v, id)
+	id := v.set.view.local
+	if id != "" {
+		// One that was published goes from here when the next one is: then it is shown from the network.
+		if err := m.viewLocal(v, id); !errors.Is(err, ErrNoSnapshot) || m.d.Hive == nil {
+			return err
+		}
 	}
 	if m.d.Hive == nil {
 		return fmt.Errorf("%w: %w", ErrNotReady, errNoHive)
@@ -281,6 +287,15 @@ func (m *Manager) fetchView(ctx context.Context, v *vol) error {
 		return fmt.Errorf("%w: snapshots of the volume: %w", ErrNotReady, err)
 	}
 	mf := v.set.view.pick(all)
+	if id != "" {
+		mf = nil
+		if i := slices.IndexFunc(all, func(o *hive.Manifest) bool { return filepath.Base(o.Path) == id }); i >= 0 {
+			mf = all[i]
+		}
+	}
+	if mf == nil && id != "" {
+		return fmt.Errorf("%w: %q is not on this machine any more, and was not published", ErrNoSnapshot, id)
+	}
 	if mf == nil {
 		return fmt.Errorf("%w: no snapshot %q; `fractal-lazy snapshots` lists %d of them", ErrUnknown, v.set.view.text, len(all))
 	}

@@ -27,8 +27,17 @@ func (h *history) browseHere(m *machine, v *vol, c *instance) (bool, error) {
 		path = res.Mountpoint
 		return err
 	})
-	if errors.Is(err, volume.ErrNoSnapshot) && ch.line.Hash == "" { // an upload ended meanwhile, and did away with it
-		return true, nil
+	if errors.Is(err, volume.ErrNoSnapshot) && ch.line.Local != "" { // an upload ended meanwhile, and did away with it
+		if lerr := h.look(); lerr != nil {
+			return true, lerr
+		}
+		if c.locals[ch.line.Local] == nil {
+			_ = m.call(func(ctx context.Context, cl *control.Client) error {
+				return cl.Remove(ctx, v.name+".at-"+ch.line.Local[:8], true)
+			})
+			h.result("it went meanwhile")
+			return true, nil
+		}
 	}
 	if err != nil || crashed || m.down {
 		return true, err
