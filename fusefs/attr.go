@@ -153,7 +153,7 @@ const (
 	shortAttr      = time.Second
 	// sizeAttr is for who asks with a handle: that is not stat or fstat, but lseek(SEEK_END), which databases call several times in each query, and
 	// which would wait for an answer from here each time. Who also stores through a mapping may see the times of that so much later.
-	sizeAttr = 10 * time.Millisecond
+	sizeAttr = 100 * time.Millisecond
 )
 
 // attrTimeout is how long the kernel may keep st, which was read since c began. All changes pass the kernel, which then asks again, but for:
