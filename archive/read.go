@@ -70,7 +70,7 @@ func NewReader(r io.Reader, pub seal.Pubkey) (*Reader, error) {
 		return nil, fmt.Errorf("%w: it is a CAR, but not of version 1 with two roots", ErrFormat)
 	}
 	var only bytes.Buffer // a header that a lenient decoder takes is not the one that Write writes
-	if err := writeHeader(&only, x.car.Roots...); err != nil || !bytes.Equal(front, only.Bytes()) {
+	if err := store.WriteCARHeader(&only, x.car.Roots...); err != nil || !bytes.Equal(front, only.Bytes()) {
 		return nil, fmt.Errorf("%w: its header is not of the one form", ErrFormat)
 	}
 	c, data, err := x.block()

@@ -3,7 +3,6 @@ package archive
 import (
 	"bufio"
 	"context"
-	"encoding/binary"
 	"fmt"
 	"io"
 
@@ -50,10 +49,10 @@ func Write(ctx context.Context, w io.Writer, src Getter, pub seal.Pubkey, signed
 	defer cancel()
 	x := &writer{ctx: ctx, src: src, w: bufio.NewWriterSize(w, 256<<10), walk: newWalk(root)}
 	head := store.Block{CID: store.Sum(store.Raw, signed), Data: signed}
-	if err := writeHeader(x.w, root, head.CID); err != nil {
+	if err := store.WriteCARHeader(x.w, root, head.CID); err != nil {
 		return x.stats, err
 	}
-	if err := writeBlock(x.w, head); err != nil {
+	if err := store.WriteCARBlock(x.w, head); err != nil {
 		return x.stats, err
 	}
 	for {
@@ -68,7 +67,7 @@ func Write(ctx context.Context, w io.Writer, src Getter, pub seal.Pubkey, signed
 		if err := store.Verify(c, data); err != nil {
 			return x.stats, err
 		}
-		if err := writeBlock(x.w, store.Block{CID: c, Data: data}); err != nil {
+		if err := store.WriteCARBlock(x.w, store.Block{CID: c, Data: data}); err != nil {
 			return x.stats, err
 		}
 		x.stats.Blocks++
@@ -122,29 +121,3 @@ func (x *writer) get(c cid.Cid, in *frame) ([]byte, error) {
 
 // leave forgets what was read ahead of a node and met elsewhere before.
 func (x *writer) leave(f *frame) { x.ahead -= len(f.ahead) }
-
-// writeHeader writes dag-cbor {"roots": [root, manifest], "version": 1} behind its length. The CIDs are of 36 bytes, 37 with the multibase
-// prefix of a link (tag 42).
-func writeHeader(w io.Writer, roots ...cid.Cid) error {
-	h := append([]byte{0xa2, 0x65}, "roots"...)
-	h = append(h, 0x80|byte(len(roots)))
-	for _, c := range roots {
-		id := c.Bytes()
-		h = append(h, 0xd8, 0x2a, 0x58, byte(len(id)+1), 0)
-		h = append(h, id...)
-	}
-	h = append(append(h, 0x67), "version"...)
-	h = append(h, 1)
-	_, err := w.Write(append(binary.AppendUvarint(nil, uint64(len(h))), h...))
-	return err
-}
-
-func writeBlock(w io.Writer, b store.Block) error {
-	id := b.CID.Bytes()
-	head := binary.AppendUvarint(make([]byte, 0, binary.MaxVarintLen64+len(id)), uint64(len(id)+len(b.Data)))
-	if _, err := w.Write(append(head, id...)); err != nil {
-		return err
-	}
-	_, err := w.Write(b.Data)
-	return err
-}

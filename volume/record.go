@@ -91,7 +91,9 @@ type snapRecord struct {
 	ID      string    `json:"id"`
 	Kind    string    `json:"kind"`
 	Created time.Time `json:"created"`
-	Gen     uint64    `json:"gen"` // BTRFS generation of data that it holds
+	// Gen is the BTRFS generation of data that it holds; of a snapshot that is published, that which the snapshot keeps once it is settled (settledGeneration):
+	// one that has another was written to since, and is no lazy.Source.
+	Gen uint64 `json:"gen"`
 	// From is set where data was restored since the snapshot before this one.
 	From *originRecord `json:"from,omitempty"`
 	// Published is what an old snapshot is at the Hive, where that is known.

@@ -38,7 +38,7 @@ func (c *client) PutMany(ctx context.Context, blocks iter.Seq2[store.Block, erro
 				return err
 			}
 		}
-		if writeCARBlock(up.w, b) != nil {
+		if store.WriteCARBlock(up.w, b) != nil {
 			break // the request ended; finish knows why
 		}
 	}
@@ -111,7 +111,7 @@ func (c *client) startUpload(ctx context.Context, first store.Block) (*upload, e
 	}
 	// A CAR names roots; what is one is known only at the end, and with
 	// pin-roots=false it does not matter: the first block stands in.
-	if err := writeCARHeader(w, first.CID); err != nil {
+	if err := store.WriteCARHeader(w, first.CID); err != nil {
 		return nil, up.finish(err)
 	}
 	return up, nil

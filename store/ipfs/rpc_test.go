@@ -68,11 +68,11 @@ func do(t *testing.T, req *http.Request) (int, string) {
 func carOf(t *testing.T, root cid.Cid, blocks ...store.Block) []byte {
 	t.Helper()
 	var out bytes.Buffer
-	if err := writeCARHeader(&out, root); err != nil {
+	if err := store.WriteCARHeader(&out, root); err != nil {
 		t.Fatal(err)
 	}
 	for _, b := range blocks {
-		if err := writeCARBlock(&out, b); err != nil {
+		if err := store.WriteCARBlock(&out, b); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"fractal-lazy/mutant"
 	"fractal-lazy/seal"
+	"fractal-lazy/tests/kit"
 )
 
 func main() {
@@ -61,3 +62,15 @@ func main() {
 const longRun = 2000
 
 func parsePub(text string) (seal.Pubkey, error) { return seal.ParsePubkey(text) }
+
+// enter is what every main of this package begins with. Where it returns true the process has done what it was started for.
+func enter() (code int, done bool) {
+	if c := os.Getenv(daemonEnv); c != "" {
+		if err := daemon(c); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1, true
+		}
+		return 0, true
+	}
+	return kit.Inside()
+}

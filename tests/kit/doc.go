@@ -8,6 +8,7 @@
 //   - [Postgres]: a PostgreSQL 15 on a given data directory
 //   - [Tree], [Describe], [Diff]: a tree with every kind of file, and whether
 //     two trees are the same to whoever reads them
+//   - [Inside]: a mount name space of one's own for a whole program
 //   - [Leaks]: mounts, loop devices and processes that are left
 //
 // Everything runs as root, listens on loopback only, and returns errors; the

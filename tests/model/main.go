@@ -8,6 +8,8 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"fractal-lazy/tests/kit"
 )
 
 func main() {
@@ -18,10 +20,9 @@ func main() {
 		}
 		return
 	}
-	if os.Getenv(insideEnv) == "" && os.Getuid() == 0 {
-		os.Exit(inside())
+	if code, done := kit.Inside(); done {
+		os.Exit(code)
 	}
-	furnish()
 	var c config
 	flag.IntVar(&c.ops, "ops", 1_000_000, "how many operations")
 	flag.Uint64Var(&c.seed, "seed", uint64(time.Now().UnixNano())%1_000_000, "what everything random follows from")

@@ -21,10 +21,9 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	if os.Getenv(insideEnv) == "" && os.Getuid() == 0 {
-		os.Exit(inside())
+	if code, done := kit.Inside(); done {
+		os.Exit(code)
 	}
-	furnish()
 	os.Exit(m.Run())
 }
 
