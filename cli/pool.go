@@ -54,6 +54,9 @@ the line.`,
 		if err != nil {
 			return usage(c, fmt.Errorf("--size %q is not a size, such as 20GiB", size))
 		}
+		if n < backing.MinPoolSize {
+			return usage(c, fmt.Errorf("--size %s is too small: give at least %s", size, humanize.IBytes(backing.MinPoolSize)))
+		}
 		p := backing.LoopPool{File: cmp.Or(file, *root+".btrfs"), Dir: *root, Size: n, Persist: !noPersist}
 		if err := p.Create(c.Context()); err != nil {
 			return err

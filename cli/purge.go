@@ -83,7 +83,8 @@ func (a *app) removeSnapshotCommand() *cobra.Command {
 		Short: "Remove one snapshot, here and in the network",
 		Long: `Removes one snapshot, on this machine and in the network. What a volume needs stays, as with purge.
 
-` + snapshotHelp,
+` + snapshotHelp + `
+To rm a time is the second in which the snapshot was made: what is to be removed has to be named.`,
 		Args:              cobra.RangeArgs(1, 2),
 		ValidArgsFunction: a.completeVolumes,
 		RunE: func(c *cobra.Command, args []string) error {

@@ -118,12 +118,17 @@ func writeError(w http.ResponseWriter, err error) {
 	_ = json.NewEncoder(w).Encode(control.Event{Error: err.Error(), Code: code})
 }
 
-// decode reads a request's body strictly, so that a misspelt field does not pass for its default.
+// decode reads a request's body strictly, so that a misspelt field does not pass for its default, nor one half of a body for all of it. No body is that of all defaults.
 func decode(r *http.Request, into any) error {
 	d := json.NewDecoder(r.Body)
 	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil && !errors.Is(err, io.EOF) {
+	if err := d.Decode(into); errors.Is(err, io.EOF) {
+		return nil
+	} else if err != nil {
 		return fmt.Errorf("%w: %v", control.ErrRequest, err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("%w: bytes behind the JSON", control.ErrRequest)
 	}
 	return nil
 }

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// RemoveSnapshot removes one snapshot, here and in the network. ErrInUse where it is needed, see Purge; ErrNotSaved for changes that were
+// RemoveSnapshot removes one snapshot, here and in the network. A time means the one that was made in that second. ErrInUse where it is needed, see Purge; ErrNotSaved for changes that were
 // never published, unless force is set.
 func (m *Manager) RemoveSnapshot(ctx context.Context, name, text string, force bool) (SnapshotInfo, error) {
 	v, err := m.lookupOpen(name)
@@ -25,7 +25,7 @@ func (m *Manager) RemoveSnapshot(ctx context.Context, name, text string, force b
 	if v.isView() {
 		return SnapshotInfo{}, v.wrap(fmt.Errorf("%w: it is a view of a snapshot", ErrOption))
 	}
-	i, err := m.resolve(ctx, v, text)
+	i, err := m.resolveExactly(ctx, v, text)
 	if err != nil {
 		return i, v.wrap(fmt.Errorf("remove snapshot: %w", err))
 	}

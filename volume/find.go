@@ -197,10 +197,54 @@ func (m *Manager) resolve(ctx context.Context, v *vol, text string) (SnapshotInf
 	defer cancel()
 	all, herr := m.history(ask, v)
 	i, err := findSnapshot(all, text)
-	if err != nil && herr != nil {
+	switch {
+	case herr == nil: // all that there are
+		return i, err
+	case err != nil:
 		return i, herr
+	case byTime(i, text):
+		return SnapshotInfo{}, fmt.Errorf("the newest snapshot of that time may be one that is not here: name one by its id, as `fractal-lazy snapshots` has it: %w", herr)
 	}
-	return i, err
+	return i, nil
+}
+
+// byTime reports whether text means the snapshot i, which findSnapshot found for it, by a time.
+func byTime(i SnapshotInfo, text string) bool {
+	sel, err := parseSelector(text)
+	return err == nil && !sel.before.IsZero() && len(withPrefix([]SnapshotInfo{i}, strings.ToLower(text))) == 0
+}
+
+// resolveExactly is resolve for a removal: what was not named must not go, so a time has to be the second of just one snapshot.
+func (m *Manager) resolveExactly(ctx context.Context, v *vol, text string) (SnapshotInfo, error) {
+	i, err := m.resolve(ctx, v, text)
+	if err != nil || !byTime(i, text) {
+		return i, err
+	}
+	ask, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	all, err := m.history(ask, v)
+	if err != nil {
+		return SnapshotInfo{}, err
+	}
+	sel, _ := parseSelector(text) // byTime has
+	n := 0
+	for _, o := range all {
+		if o.Created.Equal(sel.before) && !o.Created.Equal(o.Created.Truncate(time.Second)) {
+			return o, nil // a local one, whose time has its fraction
+		}
+		if o.Created.Unix() == sel.before.Unix() {
+			i, n = o, n+1
+		}
+	}
+	id := cmp.Or(i.Hash, i.ID)
+	switch n {
+	case 0:
+		return SnapshotInfo{}, fmt.Errorf("%w: %q: none was made in that second, and what is to be removed has to be named; the last one before is of %s: `fractal-lazy rm %s %.12s`",
+			ErrNoSnapshot, clip(text), i.Created.UTC().Format(time.RFC3339), v.name, id)
+	case 1:
+		return i, nil
+	}
+	return SnapshotInfo{}, fmt.Errorf("%w: %q: %d were made in that second; `fractal-lazy snapshots %s` lists them with their names", ErrNoSnapshot, clip(text), n, v.name)
 }
 
 // manifestOf returns the manifest of a published snapshot.

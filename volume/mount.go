@@ -25,7 +25,7 @@ func checkID(id string) error {
 // the error is ErrBusy, within answerIn, and the same call later succeeds. A
 // mount that nobody came back for is taken down again after a while.
 //
-// Errors: ErrNotReady, ErrHeld, ErrRollback, ErrBusy, ErrUnknown.
+// Errors: ErrNotReady, ErrHeld, ErrRollback, ErrBusy, ErrUnknown, ErrNoSnapshot.
 func (m *Manager) Mount(ctx context.Context, name, id string) (path string, err error) {
 	v, err := m.lookupOpen(name)
 	if err != nil {
@@ -297,7 +297,7 @@ func (m *Manager) fetchView(ctx context.Context, v *vol) error {
 		return fmt.Errorf("%w: %q is not on this machine any more, and was not published", ErrNoSnapshot, id)
 	}
 	if mf == nil {
-		return fmt.Errorf("%w: no snapshot %q; `fractal-lazy snapshots` lists %d of them", ErrUnknown, v.set.view.text, len(all))
+		return fmt.Errorf("%w: no snapshot %q; `fractal-lazy snapshots` lists %d of them", ErrNoSnapshot, v.set.view.text, len(all))
 	}
 	if err := m.replaceData(ctx, v, mf, kindOld); err != nil {
 		return m.storeError(err)

@@ -273,7 +273,7 @@ func TestView_ShowsAnOldSnapshotReadOnly(t *testing.T) {
 	if err := a.Create(ctx(t), "bad", kv("snapshot=1")); !errors.Is(err, ErrOption) {
 		t.Fatalf("%v", err)
 	}
-	if _, err := a.Mount(ctx(t), "none", "1"); !errors.Is(err, ErrUnknown) {
+	if _, err := a.Mount(ctx(t), "none", "1"); !errors.Is(err, ErrNoSnapshot) {
 		t.Fatalf("%v", err)
 	}
 	for _, name := range []string{"v1", "v2"} {
@@ -318,7 +318,7 @@ func TestHealth_NamesEverything(t *testing.T) {
 	w := newWorld(t)
 	a := w.machine("a")
 	h := a.Health(ctx(t))
-	if !h.OK || len(h.Checks) != 8 {
+	if !h.OK || len(h.Checks) != 9 {
 		t.Fatalf("%+v", h)
 	}
 	w.down.Store(true)

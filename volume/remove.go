@@ -19,7 +19,7 @@ const removeWait = 10 * time.Second
 // Remove takes the volume off this machine: its folder goes to the trash, by
 // renames, and is deleted later. What the Hive and the block stores hold stays.
 // ErrInUse while it is mounted; ErrNotSaved where it holds changes that are
-// nowhere else and force is not set. Ids of mounts that are gone do not matter.
+// nowhere else and force is not set; ErrNotReady where pins of it cannot be given up now, and force is not set. Ids of mounts that are gone do not matter.
 func (m *Manager) Remove(ctx context.Context, name string, force bool) error {
 	v, err := m.lookup(name)
 	if err != nil {
@@ -45,27 +45,36 @@ func (m *Manager) Remove(ctx context.Context, name string, force bool) error {
 	if err := m.checkSaved(v); err != nil && !force {
 		return v.wrap(err)
 	}
+	if err := m.unpinAll(ctx, v); err != nil {
+		if !force {
+			return v.wrap(fmt.Errorf("%w: something of it would stay pinned for ever, which no snapshot has: try again, or remove it with --force: %w", ErrNotReady, err))
+		}
+		m.logger(v, "remove").Warn().Err(err).Msg("something stays pinned that no snapshot has")
+	}
 	if r := v.record(); r.Writer && m.d.Hive != nil {
 		// Else others would be refused for the sake of a machine that has forgotten the volume.
 		if err := m.clearWriter(ctx, v); err != nil {
 			m.logger(v, "remove").Warn().Err(err).Msg("the Hive still names this machine as the writer: others need takeover=always")
 		}
 	}
-	if len(v.record().Unpin) > 0 && m.pub != nil {
-		ask, cancel := context.WithTimeout(ctx, askTimeout)
-		defer cancel()
-		if err := m.unpinByItself(ask, v); err != nil {
-			m.logger(v, "remove").Warn().Err(err).Msg("something stays pinned that no snapshot has")
-		}
-	}
-	if len(v.record().RemoteUnpin) > 0 {
-		ask, cancel := context.WithTimeout(ctx, askTimeout)
-		defer cancel()
-		if err := m.unpinRemote(ask, v); err != nil {
-			m.logger(v, "remove").Warn().Err(err).Msg("something stays pinned at a second place that no snapshot there has")
-		}
-	}
 	return m.bury(v)
+}
+
+// unpinAll does what purges, publications and replications had no time for: with the record the list of it goes.
+func (m *Manager) unpinAll(ctx context.Context, v *vol) error {
+	r := v.record()
+	ask, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	var here, there error
+	if len(r.Unpin) > 0 && m.pub != nil {
+		here = m.unpinByItself(ask, v)
+	}
+	if len(r.RemoteUnpin) > 0 {
+		if there = m.unpinRemote(ask, v); there != nil {
+			there = fmt.Errorf("at a second place: %w", there)
+		}
+	}
+	return errors.Join(here, there)
 }
 
 // usedFor names one of the users, and what to do about one that could not say that it ended.

@@ -58,7 +58,7 @@ func (m *Manager) Replicate(ctx context.Context, name, text, remote string, p fu
 	if err := m.d.Remotes.Check(remote); err != nil {
 		return out, v.wrap(fmt.Errorf("%w: %w", ErrOption, err))
 	}
-	if text == "" && v.isMounted() {
+	if r := v.record(); text == "" && (v.isMounted() || r.Release || r.pending() != nil) {
 		if _, err := m.Flush(ctx, name, p); err != nil {
 			return out, err
 		}

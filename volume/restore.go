@@ -80,7 +80,10 @@ func (m *Manager) restoreNow(ctx context.Context, v *vol, text string) (res Rest
 	}
 	res.Volume, res.Kept = v.name, v.snapshotInfo(kept)
 	if err := m.restoreData(ctx, v, res.From); err != nil { // 3
-		return res, err
+		if v.record().Swap != nil {
+			return res, fmt.Errorf("it is begun, and the next mount, or start of the driver, ends it; the state before is kept in a snapshot: %w", err)
+		}
+		return res, fmt.Errorf("the volume is as it was: %w", err)
 	}
 	if mutant.Is(mutant.RestoreForgets) {
 		_ = m.dropLocal(v, kept)

@@ -69,7 +69,7 @@ func ParseShare(text string) (float64, error) {
 // up a snapshot. It takes nothing from this machine, not even the cache of nodes. The volume may be in any state; nothing of it changes, and
 // several verifications may run at once.
 //
-// Damage is a result, with OK false. An error means that the pass could not be done: ErrUnknown (no such volume or snapshot), ErrOption,
+// Damage is a result, with OK false. An error means that the pass could not be done: ErrUnknown, ErrNoSnapshot, ErrOption,
 // ErrNotReady (the Hive or the store cannot be asked), or the error of ctx. p, which may be nil, is told of the progress.
 func (m *Manager) Verify(ctx context.Context, name string, o VerifyOptions, p func(Progress)) (Verification, error) {
 	v, err := m.lookupOpen(name)
@@ -151,7 +151,7 @@ func (m *Manager) publishedOne(ctx context.Context, v *vol, which string) (*base
 	}
 	mf := sel.pick(all)
 	if mf == nil {
-		return nil, fmt.Errorf("%w: no snapshot %q is published; `fractal-lazy snapshots` lists %d of them", ErrUnknown, clip(sel.text), len(all))
+		return nil, fmt.Errorf("%w: no snapshot %q is published; `fractal-lazy snapshots` lists %d of them", ErrNoSnapshot, clip(sel.text), len(all))
 	}
 	return baseOf(mf, 0)
 }
@@ -168,7 +168,7 @@ func (m *Manager) publishedLast(ctx context.Context, v *vol) (*baseRecord, error
 	case err == nil:
 		return baseOf(mf, 0)
 	case isAny(err, hive.ErrNotFound):
-		return nil, fmt.Errorf("%w: nothing of the volume is published yet; `fractal-lazy flush %s` does that", ErrUnknown, v.name)
+		return nil, fmt.Errorf("%w: nothing of the volume is published yet; `fractal-lazy flush %s` does that", ErrNoSnapshot, v.name)
 	case r.Base == nil || ctx.Err() != nil:
 		return nil, fmt.Errorf("%w: newest snapshot at the Hive: %w", ErrNotReady, err)
 	}

@@ -52,7 +52,7 @@ func TestVerify_SaysWhatIsNotPinnedAndNotThere(t *testing.T) {
 	w := newWorld(t)
 	x := w.machine("a")
 	x.create("v")
-	if _, err := x.Verify(ctx(t), "v", VerifyOptions{}, nil); !errors.Is(err, ErrUnknown) {
+	if _, err := x.Verify(ctx(t), "v", VerifyOptions{}, nil); !errors.Is(err, ErrNoSnapshot) {
 		t.Errorf("nothing published: %v", err)
 	}
 	write(t, filepath.Join(x.mount("v", "id"), "f"), "x")
@@ -64,7 +64,7 @@ func TestVerify_SaysWhatIsNotPinnedAndNotThere(t *testing.T) {
 		t.Errorf("not pinned: %+v, %v", v, err)
 	}
 	for o, want := range map[VerifyOptions]error{
-		{Snapshot: "2"}: ErrUnknown, {Snapshot: "soon"}: ErrOption, {Sample: -1}: ErrOption, {Sample: 1.5}: ErrOption, {Snapshot: s.Hash}: nil,
+		{Snapshot: "2"}: ErrNoSnapshot, {Snapshot: "soon"}: ErrOption, {Sample: -1}: ErrOption, {Sample: 1.5}: ErrOption, {Snapshot: s.Hash}: nil,
 	} {
 		if _, err := x.Verify(ctx(t), "v", o, nil); !errors.Is(err, want) {
 			t.Errorf("%+v: %v, want %v", o, err, want)

@@ -130,7 +130,7 @@ func Run(o Options) (code int, err error) {
 	s := &supervisor{o: o, log: o.Log.With().Str("op", "supervise").Logger(), path: path, exe: path,
 		items: map[string]Item{}, events: make(chan event, 16), signal: make(chan os.Signal, 8), alone: time.Now(),
 		links: make(chan *link, 1)}
-	signal.Notify(s.signal, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	notify(s.signal)
 	defer signal.Stop(s.signal)
 	if err := mask(unix.SIG_UNBLOCK); err != nil { // become has blocked them
 		return 1, fmt.Errorf("supervisor: %w", err)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"runtime"
 	"slices"
 	"strconv"
@@ -32,6 +33,9 @@ const (
 const rehearsalLimit = 10 * time.Second
 
 const rehearsed = "ok\n"
+
+// errSignalled says that a signal came that this program has to act on.
+var errSignalled = errors.New("a signal came meanwhile")
 
 // stopping are the signals that must not meet a program without a handler for them.
 var stopping = []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP}
@@ -102,7 +106,7 @@ func rehearse(path string, theirs os.FileInfo, state *os.File) error {
 // park has listen take no more messages of w; it says so by an event.
 func (w *worker) park() { unix.Close(w.parkW); w.parkW = -1 }
 
-// become makes this process the program heir. It returns only where that fails.
+// become makes this process the program heir. It returns only where that fails, or where heir is by now another program than the worker's, which was rehearsed.
 func (s *supervisor) become() error {
 	c, err := s.carry()
 	if err != nil {
@@ -130,9 +134,50 @@ func (s *supervisor) become() error {
 		return err
 	}
 	defer mask(unix.SIG_UNBLOCK)
-	err = syscall.Exec(s.heir, os.Args, append(env, envCarry+"="+strconv.Itoa(n)))
+	program, err := os.OpenFile(s.heir, unix.O_PATH, 0)
+	if err != nil {
+		return err
+	}
+	defer program.Close()
+	here, err := program.Stat()
+	if err != nil {
+		return err
+	}
+	if theirs := s.worker.program; theirs == nil || !os.SameFile(theirs, here) {
+		return fmt.Errorf("%s is another program again", s.heir)
+	}
+	if s.signalled() {
+		return errSignalled
+	}
+	err = syscall.Exec(fmt.Sprintf("/proc/self/fd/%d", program.Fd()), os.Args, append(env, envCarry+"="+strconv.Itoa(n)))
 	runtime.KeepAlive(s.items)
 	return err
+}
+
+// signalled reports whether one of the stopping signals has come that run has not seen yet; it stays to be seen. What a handler has taken is not handed over by execve: it
+// would be lost. (One that comes between this and execve is kept by the kernel, unless another thread takes it within these microseconds.)
+func (s *supervisor) signalled() bool {
+	also := make(chan os.Signal, cap(s.signal))
+	notify(also)          // so that there is a handler at any time
+	signal.Stop(s.signal) // waits until what came before is in a channel
+	notify(s.signal)
+	signal.Stop(also)
+	came := map[os.Signal]bool{} // one may be in both
+	for _, c := range []chan os.Signal{s.signal, also} {
+		for len(c) > 0 {
+			came[<-c] = true
+		}
+	}
+	for sig := range came {
+		s.signal <- sig
+	}
+	return len(s.signal) > 0
+}
+
+func notify(c chan os.Signal) {
+	for _, sig := range stopping {
+		signal.Notify(c, sig)
+	}
 }
 
 // mask blocks or lets through the stopping signals on this thread, and on those that it starts.

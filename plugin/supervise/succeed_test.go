@@ -2,10 +2,12 @@ package supervise
 
 import (
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -290,5 +292,72 @@ func TestRun_TheUpgradedSupervisorHasItsHolder(t *testing.T) {
 	next := start(t, "plain", "SUPERVISE_TEST_HOLDER="+socket)
 	if line := next.lines("ready", 1)[0]; !strings.HasSuffix(line, " file=/1") {
 		t.Errorf("the next supervisor's worker says %q", line)
+	}
+}
+
+// becomeSignalled is a supervisor that gets a SIGTERM, which nobody has looked at yet when it is about to become its worker's program, cat.
+func becomeSignalled() int {
+	path, err := exec.LookPath("cat")
+	var program os.FileInfo
+	if err == nil {
+		program, err = os.Stat(path)
+	}
+	socket, serr := os.Open(os.DevNull) // in the place of the worker's
+	if err = errors.Join(err, serr); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	s := &supervisor{signal: make(chan os.Signal, 8), path: path, heir: path, items: map[string]Item{},
+		worker: &worker{pid: os.Getpid(), fd: int(socket.Fd()), program: program}}
+	notify(s.signal)
+	if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
+		return 1
+	}
+	for len(s.signal) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	err = s.become()
+	fmt.Println("stayed:", err, len(s.signal) > 0 && <-s.signal == syscall.SIGTERM)
+	s.heir = "/bin/false" // somebody put it there after the rehearsal
+	fmt.Println("stayed:", s.become())
+	s.heir = path
+	fmt.Println("stayed:", s.become())
+	return 1
+}
+
+// A SIGTERM that comes in the last moment before the supervisor becomes the new program is not lost. And it becomes the program that its worker runs, or none.
+func TestBecome_SignalOfTheLastMomentAndAnotherProgram(t *testing.T) {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), asEnv+"=signalled")
+	out, err := cmd.CombinedOutput()
+	// The last time it is cat, which has nothing to read and ends well.
+	if want := "stayed: a signal came meanwhile true\nstayed: /bin/false is another program again\n"; err != nil || string(out) != want {
+		t.Errorf("%v, %q, want %q", err, out, want)
+	}
+}
+
+// Whatever has come by then is seen, and no signal is met without a handler: the process would end.
+func TestSignalled_SeesEverySignalOnce(t *testing.T) {
+	s := &supervisor{signal: make(chan os.Signal, 8)}
+	notify(s.signal)
+	defer signal.Stop(s.signal)
+	if s.signalled() {
+		t.Fatal("there was none")
+	}
+	for range 200 {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_ = syscall.Kill(os.Getpid(), syscall.SIGHUP)
+		}()
+		for end := time.Now().Add(20 * time.Second); !s.signalled(); {
+			if time.Now().After(end) {
+				t.Fatal("a signal was lost")
+			}
+		}
+		<-done
+		for len(s.signal) > 0 {
+			<-s.signal
+		}
 	}
 }

@@ -32,6 +32,8 @@ func TestMain(m *testing.M) {
 	switch as {
 	case "":
 		os.Exit(m.Run())
+	case "signalled":
+		os.Exit(becomeSignalled())
 	case "caller":
 		os.Exit(call())
 	case "supervisor":
