@@ -56,7 +56,10 @@ func randomEdit(r *rand.Rand, root string) (edit, error) {
 	if len(large) > 0 && r.IntN(3) == 0 { // in small places of what has several windows
 		e.kind = pick(r, []string{"poke", "poke", "poke", "poke", "poke", "append", "truncate", "punch"})
 		e.path = pick(r, large)
-		return e, e.small(r, root)
+		if err := e.small(r, root); err != nil {
+			return e, err
+		}
+		return e, e.whole(root)
 	}
 	switch e.kind {
 	case "write":
@@ -84,7 +87,33 @@ func randomEdit(r *rand.Rand, root string) (edit, error) {
 	default:
 		e.path = any()
 	}
-	return e, nil
+	return e, e.whole(root)
+}
+
+// whole moves an edge of a punch that is within a block of a hole to the block's begin: BTRFS makes such a block one of zeros, or leaves it a hole, as it happens to know it.
+func (e *edit) whole(root string) error {
+	if e.kind != "punch" {
+		return nil
+	}
+	fd, err := unix.Open(filepath.Join(root, e.path), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil // the edit says so, too
+	}
+	defer unix.Close(fd)
+	move := func(at int64) int64 {
+		begin := at &^ 4095
+		if data, err := unix.Seek(fd, begin, unix.SEEK_DATA); err != nil || data >= begin+4096 {
+			return begin
+		}
+		return at
+	}
+	end := move(e.off + int64(max(e.size, 1)))
+	e.off = move(e.off)
+	e.size = int(max(4096, end-e.off))
+	if end-e.off > 0 {
+		e.size = int(end - e.off)
+	}
+	return nil
 }
 
 // Large files have windows of every chunk size that the histories use.

@@ -394,6 +394,9 @@ func (h *history) edit(m *machine, v *vol, c *instance) (bool, error) {
 			return true, err
 		}
 		here, there := e.apply(dir), e.apply(c.mount)
+		if h.c.trace != nil {
+			fmt.Fprintf(h.c.trace, "             %v: %v\n", e, here)
+		}
 		if !errors.Is(there, here) && here != there {
 			return true, fmt.Errorf("%w: %v ends with %v, on BTRFS with %v", errWrong, e, there, here)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"fractal-lazy/plugin/control"
@@ -288,7 +289,7 @@ func (h *history) purge(m *machine, v *vol, c *instance) (bool, error) {
 			clear(v.mayGo)
 		}
 	}()
-	remote, planned, was := false, map[string]bool{}, v.newest()
+	remote, planned, was, gone := false, map[string]bool{}, v.newest(), maps.Clone(v.past)
 	for _, d := range plan.Decisions {
 		if !d.Remove {
 			// What is published meanwhile sets free what was the newest.
@@ -335,7 +336,7 @@ func (h *history) purge(m *machine, v *vol, c *instance) (bool, error) {
 	}
 	h.result("%d removed", res.Removed)
 	for hash, p := range v.past {
-		if v.mayGo[hash] != "" && !planned[hash] && !slices.ContainsFunc(res.Decisions, func(d volume.PurgeDecision) bool { return d.Remove && d.Snapshot.Hash == hash }) {
+		if gone[hash] == nil && v.mayGo[hash] != "" && !planned[hash] && !slices.ContainsFunc(res.Decisions, func(d volume.PurgeDecision) bool { return d.Remove && d.Snapshot.Hash == hash }) {
 			return true, fmt.Errorf("%w: generation %d was removed, which it did not say", errWrong, p.generation)
 		}
 	}
