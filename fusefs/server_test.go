@@ -88,7 +88,7 @@ func TestServer_OthersAreAnsweredWhileOneAloneTakesItsTime(t *testing.T) {
 	w := newWorld(t)
 	must(t, os.WriteFile(filepath.Join(w.src, "there"), []byte("x"), 0o644))
 	must(t, os.Mkdir(filepath.Join(w.src, "in"), 0o755)) // the kernel itself lets nobody look into a directory that something is made in
-	for i := range 10 { // somebody else on this machine who looks at all mounts, as df does, may ask in between: then nothing is alone
+	for i := range 10 {                                  // somebody else on this machine who looks at all mounts, as df does, may ask in between: then nothing is alone
 		if waitsAlone(t, w, filepath.Join(w.mnt, "in", fmt.Sprint("waits", i))) {
 			return
 		}
