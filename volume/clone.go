@@ -275,28 +275,55 @@ func markSource(path string, p seal.Pubkey) error {
 // readsWith returns what opens the blocks that are still to be fetched for the data of v, and how much of them the background brings.
 // A clone is fetched as a whole, since nothing of it can be published before.
 func (m *Manager) readsWith(v *vol) (*seal.Sealer, lazy.Prefetch, error) {
-	source, err := marks.GetSource(v.data())
-	if err != nil {
-		return nil, "", err
-	}
-	if source == nil || seal.Pubkey(source.Pubkey) == v.pub {
-		return v.key.Sealer(), v.set.prefetch, nil
-	}
-	remote, err := lazy.Remote(v.data())
-	if err != nil || !remote.Defined() {
+	source, err := sourceOf(v, v.data())
+	if err != nil || source == "" {
 		return v.key.Sealer(), v.set.prefetch, err
 	}
-	m.mu.Lock()
-	of := m.byKey(source.Pubkey)
-	m.mu.Unlock()
-	if of == nil {
-		return nil, "", fmt.Errorf("%w: it is a clone that is not all here, and the volume with the public key %s, which it takes content from, is not on this machine: "+
-			"create that from its key", ErrNotReady, seal.Pubkey(source.Pubkey))
+	of, err := m.sourceHere(source)
+	if err != nil {
+		return nil, "", err
 	}
 	if err := of.lockedError(); err != nil {
 		return nil, "", fmt.Errorf("volume %s, which it is a clone of and still takes content from: %w", of.name, err)
 	}
 	return of.key.Sealer(), lazy.PrefetchAll, nil
+}
+
+// sourceOf returns the public key of the other volume that the subvolume path, of a clone v, still takes content from, as text; empty: of none.
+func sourceOf(v *vol, path string) (string, error) {
+	source, err := marks.GetSource(path)
+	if err != nil || source == nil || seal.Pubkey(source.Pubkey) == v.pub {
+		return "", err
+	}
+	remote, err := lazy.Remote(path)
+	if err != nil || !remote.Defined() {
+		return "", err
+	}
+	return seal.Pubkey(source.Pubkey).String(), nil
+}
+
+// sourceHere returns the volume with that public key.
+func (m *Manager) sourceHere(source string) (*vol, error) {
+	pub, err := seal.ParsePubkey(source)
+	if err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	of := m.byKey(pub)
+	m.mu.Unlock()
+	if of == nil {
+		return nil, fmt.Errorf("%w: it is of a clone that was not all here, and the volume with the public key %s, which it takes content from, is not on this machine: "+
+			"create that from its key", ErrNotReady, source)
+	}
+	return of, nil
+}
+
+// takesFrom is sourceOf where that volume has to be on this machine.
+func (m *Manager) takesFrom(v *vol, path string) (source string, err error) {
+	if source, err = sourceOf(v, path); source != "" {
+		_, err = m.sourceHere(source)
+	}
+	return source, err
 }
 
 // waits tells whether v is a clone that is not all here.

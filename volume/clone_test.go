@@ -135,6 +135,82 @@ func TestClone_OfAHalfFetchedVolumeWorksAtOnceAndIsPublishedWhenItIsComplete(t *
 	shell(t, `seq 1 100000 | cmp - "$1/sub/same"`, dir)
 }
 
+// A snapshot from before all of a clone was here takes content from the other volume when it is restored, whatever became of the clone meanwhile.
+func TestClone_RestoredToWhatWasNotAllHere(t *testing.T) {
+	w := newWorld(t)
+	a := w.machine("a")
+	three(t, a)
+	b := w.machine("b")
+	b.create("db", "privkey="+a.key("db"), "prefetch=none")
+	b.mount("db", "1") // sub is remote
+	b.clone("db", "", "copy")
+	b.unmount("db", "1")
+	b.released("db")
+	// Another machine publishes under the clone's key before it could.
+	c := w.machine("c")
+	c.create("copy", "privkey="+b.key("copy"))
+	write(t, filepath.Join(c.mount("copy", "1"), "f"), "of c")
+	c.unmount("copy", "1")
+	c.released("copy")
+	wantFile(t, filepath.Join(b.mount("copy", "1"), "f"), "of c")
+	b.unmount("copy", "1")
+	b.released("copy")
+	i := b.info("copy")
+	if i.CloneOf != "" || len(i.Divergent) != 1 {
+		t.Fatalf("%+v", i)
+	}
+
+	_, err := b.Restore(ctx(t), "copy", filepath.Base(i.Divergent[0]))
+	must(t, err)
+	if i = b.info("copy"); i.CloneOf != b.info("db").Pubkey {
+		t.Fatalf("%+v", i)
+	}
+	if err := b.Remove(ctx(t), "db", true); !errors.Is(err, ErrInUse) {
+		t.Fatalf("%v", err)
+	}
+	dir := b.mount("copy", "1")
+	wantFile(t, filepath.Join(dir, "f"), "3")
+	must(t, b.Hydrate(ctx(t), "copy", true, nil))
+	b.unmount("copy", "1")
+	b.released("copy")
+	if i = b.info("copy"); i.CloneOf != "" || i.Generation < 2 {
+		t.Fatalf("%+v", i)
+	}
+	must(t, b.Remove(ctx(t), "db", false))
+	dir = b.elsewhere("copy")
+	wantFile(t, filepath.Join(dir, "f"), "3")
+	shell(t, `seq 1 100000 | cmp - "$1/sub/same"`, dir)
+}
+
+// Where that other volume is gone, the restore is refused, and the clone stays what it is.
+func TestClone_IsNotRestoredToWhatCannotBeFetched(t *testing.T) {
+	w := newWorld(t)
+	a := w.machine("a")
+	three(t, a)
+	b := w.machine("b")
+	b.create("db", "privkey="+a.key("db"), "prefetch=none")
+	b.mount("db", "1")
+	b.clone("db", "", "copy")
+	b.unmount("db", "1")
+	b.released("db")
+	c := w.machine("c")
+	c.create("copy", "privkey="+b.key("copy"))
+	write(t, filepath.Join(c.mount("copy", "1"), "f"), "of c")
+	c.unmount("copy", "1")
+	c.released("copy")
+	b.mount("copy", "1")
+	b.unmount("copy", "1")
+	b.released("copy")
+	must(t, b.Remove(ctx(t), "db", false))
+
+	if _, err := b.Restore(ctx(t), "copy", filepath.Base(b.info("copy").Divergent[0])); !errors.Is(err, ErrNotReady) {
+		t.Fatalf("%v", err)
+	}
+	wantFile(t, filepath.Join(b.mount("copy", "2"), "f"), "of c")
+	b.unmount("copy", "2")
+	b.released("copy")
+}
+
 func TestClone_OfAnOldSnapshot(t *testing.T) {
 	w := newWorld(t)
 	a := w.machine("a")

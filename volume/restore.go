@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -123,7 +124,12 @@ func (m *Manager) restoreData(ctx context.Context, v *vol, i SnapshotInfo) error
 	if err != nil {
 		return err
 	}
-	if err := v.intend(func(r *record) { r.Swap = swap }); err != nil { // 2
+	source, err := m.takesFrom(v, v.next())
+	if err != nil {
+		return err
+	}
+	// Until 5 the present data, which may take content from another volume as well, can still be what is mounted.
+	if err := v.intend(func(r *record) { r.Swap, r.Source = swap, cmp.Or(source, r.Source) }); err != nil { // 2
 		return err
 	}
 	return m.finishSwap(v)
@@ -188,10 +194,10 @@ func (v *vol) snapshotOf(id, path string) error {
 	})
 }
 
-// restored does step 5 of restoreData.
-func (m *Manager) restored(v *vol) error {
+// restored does step 5 of restoreData. source is that of the new data (sourceOf).
+func (m *Manager) restored(v *vol, source string) error {
 	err := v.update(func(r *record) {
-		r.From, r.Totals, r.Swap = r.Swap.From, *r.Swap.Totals, nil
+		r.From, r.Totals, r.Swap, r.Source = r.Swap.From, *r.Swap.Totals, nil, source
 		r.SavedGen = 0 // it is to be published, whatever it equals
 		r.Release = r.Writer
 	})

@@ -163,8 +163,12 @@ func (m *Manager) finishSwap(v *vol) error {
 	if err := backing.SyncFS(v.dir); err != nil {
 		return err
 	}
+	source, err := sourceOf(v, v.data())
+	if err != nil {
+		return err
+	}
 	if w.From != nil {
-		return m.restored(v)
+		return m.restored(v, source)
 	}
 	gen, err := backing.Generation(v.data())
 	if err != nil {
@@ -214,6 +218,7 @@ func (m *Manager) finishSwap(v *vol) error {
 			r.Snapshots = append(r.Snapshots, s)
 		}
 		r.Base, r.From, r.Swap, r.Fence = w.Base, nil, nil, nil
+		r.Source = source // none, unless it is a clone in the making
 		r.SavedGen = gen
 		r.Totals = totals{}
 		if w.Totals != nil {

@@ -214,7 +214,11 @@ func (h *history) newLocals(v *vol, m *machine, c *instance, list []volume.Snaps
 			continue
 		}
 		l = &local{id: i.Local, note: i.Note, created: i.Created, state: either(c.recent...), tainted: c.tainted, crashes: m.crashes}
-		if len(l.state.of) == 0 { // of a new volume that nobody has seen yet
+		switch n := v.newest(); {
+		case len(l.state.of) > 0:
+		case n != nil: // the machine died behind a mount that nobody has seen yet: of something that was published, or of nothing where its cable was pulled
+			l.state, l.tainted = &guess{of: slices.Clone(n.state.of)}, true
+		default: // of a new volume that nobody has seen yet
 			t, err := h.emptyTree(filepath.Join(m.root, "volumes", v.pub.String(), "snapshots", i.Local))
 			if err != nil {
 				return err
