@@ -135,18 +135,18 @@ func TestClone_OfAHalfFetchedVolumeWorksAtOnceAndIsPublishedWhenItIsComplete(t *
 	shell(t, `seq 1 100000 | cmp - "$1/sub/same"`, dir)
 }
 
-// A snapshot from before all of a clone was here takes content from the other volume when it is restored, whatever became of the clone meanwhile.
-func TestClone_RestoredToWhatWasNotAllHere(t *testing.T) {
+// overtakenClone returns a machine b whose clone "copy" of "db" was not all here when another machine published under its key: it holds that machine's state, and what it was
+// before in the snapshot divergent.
+func overtakenClone(t *testing.T) (b *machine, divergent string) {
 	w := newWorld(t)
 	a := w.machine("a")
 	three(t, a)
-	b := w.machine("b")
+	b = w.machine("b")
 	b.create("db", "privkey="+a.key("db"), "prefetch=none")
 	b.mount("db", "1") // sub is remote
 	b.clone("db", "", "copy")
 	b.unmount("db", "1")
 	b.released("db")
-	// Another machine publishes under the clone's key before it could.
 	c := w.machine("c")
 	c.create("copy", "privkey="+b.key("copy"))
 	write(t, filepath.Join(c.mount("copy", "1"), "f"), "of c")
@@ -159,10 +159,16 @@ func TestClone_RestoredToWhatWasNotAllHere(t *testing.T) {
 	if i.CloneOf != "" || len(i.Divergent) != 1 {
 		t.Fatalf("%+v", i)
 	}
+	return b, filepath.Base(i.Divergent[0])
+}
 
-	_, err := b.Restore(ctx(t), "copy", filepath.Base(i.Divergent[0]))
+// A snapshot from before all of a clone was here takes content from the other volume when it is restored, whatever became of the clone meanwhile.
+func TestClone_RestoredToWhatWasNotAllHere(t *testing.T) {
+	b, divergent := overtakenClone(t)
+	_, err := b.Restore(ctx(t), "copy", divergent)
 	must(t, err)
-	if i = b.info("copy"); i.CloneOf != b.info("db").Pubkey {
+	i := b.info("copy")
+	if i.CloneOf != b.info("db").Pubkey {
 		t.Fatalf("%+v", i)
 	}
 	if err := b.Remove(ctx(t), "db", true); !errors.Is(err, ErrInUse) {
@@ -182,32 +188,31 @@ func TestClone_RestoredToWhatWasNotAllHere(t *testing.T) {
 	shell(t, `seq 1 100000 | cmp - "$1/sub/same"`, dir)
 }
 
+// To look into such a snapshot makes no clone of the view.
+func TestBrowse_OfWhatWasNotAllHereIsNoClone(t *testing.T) {
+	b, divergent := overtakenClone(t)
+	view, _, err := b.Browse(ctx(t), "copy", divergent)
+	must(t, err)
+	wantFile(t, filepath.Join(b.mount(view, "1"), "f"), "3")
+	if i := b.info(view); i.CloneOf != "" {
+		t.Fatalf("%+v", i)
+	}
+	b.unmount(view, "1")
+	must(t, b.Remove(ctx(t), view, false))
+}
+
 // Where that other volume is gone, the restore is refused, and the clone stays what it is.
 func TestClone_IsNotRestoredToWhatCannotBeFetched(t *testing.T) {
-	w := newWorld(t)
-	a := w.machine("a")
-	three(t, a)
-	b := w.machine("b")
-	b.create("db", "privkey="+a.key("db"), "prefetch=none")
-	b.mount("db", "1")
-	b.clone("db", "", "copy")
-	b.unmount("db", "1")
-	b.released("db")
-	c := w.machine("c")
-	c.create("copy", "privkey="+b.key("copy"))
-	write(t, filepath.Join(c.mount("copy", "1"), "f"), "of c")
-	c.unmount("copy", "1")
-	c.released("copy")
-	b.mount("copy", "1")
-	b.unmount("copy", "1")
-	b.released("copy")
+	b, divergent := overtakenClone(t)
 	must(t, b.Remove(ctx(t), "db", false))
-
-	if _, err := b.Restore(ctx(t), "copy", filepath.Base(b.info("copy").Divergent[0])); !errors.Is(err, ErrNotReady) {
+	if _, err := b.Restore(ctx(t), "copy", divergent); !errors.Is(err, ErrNotReady) {
 		t.Fatalf("%v", err)
 	}
-	wantFile(t, filepath.Join(b.mount("copy", "2"), "f"), "of c")
-	b.unmount("copy", "2")
+	if v, err := b.lookup("copy"); err != nil || v.has(v.next()) {
+		t.Fatalf("what was made for the restore stays: %v", err)
+	}
+	wantFile(t, filepath.Join(b.mount("copy", "1"), "f"), "of c")
+	b.unmount("copy", "1")
 	b.released("copy")
 }
 

@@ -126,7 +126,7 @@ func (m *Manager) restoreData(ctx context.Context, v *vol, i SnapshotInfo) error
 	}
 	source, err := m.takesFrom(v, v.next())
 	if err != nil {
-		return err
+		return errors.Join(err, m.toTrash(v.next()))
 	}
 	// Until 5 the present data, which may take content from another volume as well, can still be what is mounted.
 	if err := v.intend(func(r *record) { r.Swap, r.Source = swap, cmp.Or(source, r.Source) }); err != nil { // 2

@@ -218,7 +218,9 @@ func (m *Manager) finishSwap(v *vol) error {
 			r.Snapshots = append(r.Snapshots, s)
 		}
 		r.Base, r.From, r.Swap, r.Fence = w.Base, nil, nil, nil
-		r.Source = source // none, unless it is a clone in the making
+		if !v.isView() { // which is never published, and ends with its mount
+			r.Source = source // none, unless it is a clone in the making
+		}
 		r.SavedGen = gen
 		r.Totals = totals{}
 		if w.Totals != nil {

@@ -70,6 +70,19 @@ func (r *run) says(what string, n int) {
 	r.until(fmt.Sprintf("%d times %q", n, what), func() bool { return strings.Count(r.text(&r.errs), what) >= n })
 }
 
+// upgraded installs a new program, for the n-th time, and returns the worker when both run it.
+func (r *run) upgraded(p *program, n int) (worker int) {
+	r.t.Helper()
+	ino := p.install(p.path)
+	r.hup()
+	worker = pidOf(r.lines("ready", n+1)[n])
+	r.says(isNew, n)
+	if p.runs(r.cmd.Process.Pid) != ino || p.runs(worker) != ino {
+		r.t.Fatalf("upgrade %d: the supervisor runs inode %d, the worker %d, want %d", n, p.runs(r.cmd.Process.Pid), p.runs(worker), ino)
+	}
+	return worker
+}
+
 const isNew, staysOld = "the supervisor is the new program", "the supervisor stays the one of before"
 
 // The supervisor becomes the new program too, and nothing is lost by that: not the worker, not what is kept, not what the worker says meanwhile.
@@ -78,13 +91,7 @@ func TestRun_TheSupervisorIsUpgradedToo(t *testing.T) {
 	r := start(t, "busy", "SUPERVISE_TEST_PATH="+p.path)
 	r.lines("ready", 1)
 	for i := 1; i <= 5; i++ {
-		ino := p.install(p.path)
-		r.hup()
-		worker := pidOf(r.lines("ready", i+1)[i])
-		r.says(isNew, i)
-		if p.runs(r.cmd.Process.Pid) != ino || p.runs(worker) != ino {
-			t.Fatalf("upgrade %d: the supervisor runs inode %d, the worker %d, want %d", i, p.runs(r.cmd.Process.Pid), p.runs(worker), ino)
-		}
+		worker := r.upgraded(p, i)
 		if err := syscall.Kill(worker, 0); err != nil {
 			t.Fatalf("upgrade %d: its worker is gone: %v", i, err)
 		}
@@ -132,13 +139,7 @@ func TestRun_TheSupervisorIsUpgradedWhereTheWorkerIsClosedToIt(t *testing.T) {
 	r := start(t, "plain", "SUPERVISE_TEST_PATH="+p.path, "SUPERVISE_TEST_CLOSED=1")
 	r.lines("ready", 1)
 	for i := 1; i <= 2; i++ {
-		ino := p.install(p.path)
-		r.hup()
-		worker := pidOf(r.lines("ready", i+1)[i])
-		r.says(isNew, i)
-		if p.runs(r.cmd.Process.Pid) != ino || p.runs(worker) != ino {
-			t.Fatalf("upgrade %d: the supervisor runs inode %d, the worker %d, want %d", i, p.runs(r.cmd.Process.Pid), p.runs(worker), ino)
-		}
+		r.upgraded(p, i)
 	}
 }
 
